@@ -22,7 +22,8 @@ def outputs_of(cell, result, count: int) -> list[dict]:
     for data, metadata, kind in shown:
         if "application/vnd.jupyter.widget-view+json" in data or data.get("text/plain", "").startswith("interactive("): continue
         data = {k: base64.b64encode(v).decode() if isinstance(v, bytes) else v for k, v in data.items()}
-        data = {k: v if k.startswith("image/") and k != "image/svg+xml" else v.splitlines(True) for k, v in data.items() if isinstance(v, str)}
+        data = {k: v if k.startswith("image/") and k != "image/svg+xml" else v.splitlines(True)
+                for k, v in data.items() if isinstance(v, str)}
         if any(k.startswith("image/") for k in data): data["text/plain"] = ["<picture>"]
         outputs.append({"data": data, "metadata": metadata, "output_type": kind})
     return outputs
@@ -42,12 +43,14 @@ def run(path: Path) -> None:
         cell["execution_count"], cell["outputs"] = None, []
         if re.search(r"^#\|\s*eval:\s*false", source, re.M) or not source.strip(): continue
         result = shell._run(source)
-        if result.exception: raise SystemExit(f"{path.name}, cell {number}:\n{source}\n{type(result.exception).__name__}: {result.exception}")
+        if result.exception:
+            raise SystemExit(f"{path.name}, cell {number}:\n{source}\n{type(result.exception).__name__}: {result.exception}")
         value = result.result.result
         cell["outputs"] = outputs_of(cell, result, number)
         if value is not None and not result.quiet and "nbdev_export" not in source:
             data, metadata = shell.display_formatter.format(value)
-            if data and "application/vnd.jupyter.widget-view+json" not in data and not data.get("text/plain", "").startswith(("interactive(", "<function")):
+            widget = "application/vnd.jupyter.widget-view+json" in data
+            if data and not widget and not data.get("text/plain", "").startswith(("interactive(", "<function")):
                 holder = type("Shown", (), {"data": data, "metadata": metadata})
                 fake = type("Result", (), {"stderr": "", "stdout": "", "display_objects": [holder]})
                 cell["outputs"] += outputs_of(cell, fake, number)

@@ -1,0 +1,32 @@
+"What all tests share: one thread, no window, examples without a clock, and the folder of real photographs."
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+try:
+    import hypothesis
+except ImportError:
+    pass   # those who run one file without the extra dev
+else:
+    hypothesis.settings.register_profile("msspose", deadline=None, print_blob=True)   # no test depends on wall-clock time
+    hypothesis.settings.load_profile("msspose")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    "The folder of the checkout."
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    "The folder of real photographs and annotations; without it the test is skipped."
+    folder = Path(os.environ.get("MSSPOSE_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir(): pytest.skip(f"no real photographs: MSSPOSE_DATA or {folder.name}/ beside the checkout would name their folder")
+    return folder

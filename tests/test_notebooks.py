@@ -1,0 +1,518 @@
+"""The notebooks as documents: what a reader of the site and a learner in JupyterLab rely on, and no run of the code would show.
+
+Every rule is a function from a notebook to a list of sentences about what is wrong; every rule is also tried on a page that breaks it."""
+import __future__
+
+import ast
+import builtins
+import contextlib
+import copy
+import io
+import json
+import os
+import re
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+NBS = ROOT / "nbs"
+PATHS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
+CHAPTERS = [p for p in PATHS if re.match(r"\d\d_", p.name)]
+EXPORT = {"export", "exports", "exporti"}
+LONGEST = 25
+
+
+def name_of(path: Path) -> str: return path.relative_to(NBS).as_posix()
+def load(path: Path) -> dict: return json.loads(path.read_text(encoding="utf-8"))
+def source_of(cell: dict) -> str: return "".join(cell["source"])
+def code_cells(notebook: dict): return [(i, c) for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "code" and source_of(c).strip()]
+def texts(notebook: dict): return [(i, source_of(c)) for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "markdown"]
+def is_last(cell: dict) -> bool: return "nbdev_export(" in source_of(cell)
+def without_code(text: str) -> str: return re.sub(r"^(```|~~~).*?^\1[ \t]*$|`[^`\n]+`", "", text, flags=re.M | re.S)
+
+
+def directives(cell: dict) -> dict[str, str]:
+    "The `#| name: value` lines at the top of a cell; nbdev and Quarto read no others."
+    found = {}
+    for line in source_of(cell).lstrip().splitlines():
+        match = re.match(r"#\|\s*([\w-]+):?\s*(.*)", line)
+        if not match: break
+        found[match[1]] = match[2].strip()
+    return found
+
+
+def statements(cell: dict) -> tuple[list[ast.stmt], bool]:
+    "The statements of a cell, and whether it also holds a magic or a shell command."
+    lines = source_of(cell).splitlines()
+    if any(line.startswith("%%") for line in lines[:3] if line): return [], True
+    plain = [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+    return ast.parse("\n".join(plain)).body, len(plain) < len(lines)
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------------------------
+
+def title(notebook: dict, path: Path) -> list[str]:
+    "The site takes title and description from the first cell, one line each, and drops the rest of it."
+    first = source_of(notebook["cells"][0]).strip() if notebook["cells"] else ""
+    if re.fullmatch(r"# \S[^\n]*\n\s*> \S[^\n]*[.?]", first) and notebook["cells"][0]["cell_type"] == "markdown": return []
+    return ["the first cell has to be `# Title`, an empty line, `> one sentence.` on one line, and nothing else (the site drops it)"]
+
+
+def imports_apart(notebook: dict, path: Path) -> list[str]:
+    "A cell holds imports or other code, never both: building the site runs the cells that import."
+    wrong = []
+    for i, cell in code_cells(notebook):
+        if is_last(cell): continue
+        body, magic = statements(cell)
+        importing = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+        hidden_in = [] if EXPORT & directives(cell).keys() else [n for node in body for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        if (any(importing) or hidden_in) and (magic or not all(importing)): wrong.append(f"cell {i} holds imports and other code")
+    return wrong
+
+
+def short_cells(notebook: dict, path: Path) -> list[str]:
+    "A cell that is read, not exported, stays within 25 lines."
+    lengths = {i: sum(bool(line.strip()) and not line.startswith("#|") for line in source_of(cell).splitlines())
+               for i, cell in code_cells(notebook) if not EXPORT & directives(cell).keys()}
+    return [f"cell {i} has {n} lines, more than {LONGEST}" for i, n in lengths.items() if n > LONGEST]
+
+
+PRIVATE = {
+    "a path": r"(?<![\w.:/])/(?:home|root|work|tmp|var|usr|opt|mnt|private|Users|content|builds)/\w|\b[A-Z]:\\\w|site-packages|ipykernel_\d",
+    "an address in memory": r"\b0x[0-9a-fA-F]{6,}\b",
+    "a date": r"\b20\d\d-[01]\d-[0-3]\d\b|\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]* (?:\d{1,2} )?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)",
+    "a warning": r"\b[A-Z]\w*Warning\b|^WARNING\b",
+    "a traceback": r"Traceback \(most recent call last\)",
+    "terminal colours": r"\x1b\[",
+}
+
+
+def quiet_outputs(notebook: dict, path: Path) -> list[str]:
+    "Outputs are the same on every machine: no path, address, date, warning or traceback."
+    wrong = []
+    for i, cell in code_cells(notebook):
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error": wrong.append(f"cell {i} stores a traceback"); continue
+            if output.get("name") == "stderr": wrong.append(f"cell {i} stores what it wrote to stderr"); continue
+            kinds = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/") or k == "image/svg+xml"}
+            for text in ("".join(t) for t in [output.get("text", ""), *(v for v in kinds.values() if isinstance(v, (str, list)))]):
+                wrong += [f"cell {i} shows {what}: {found[0]!r}" for what, pattern in PRIVATE.items() if (found := re.search(pattern, text, re.M))]
+    return wrong
+
+
+def pictures_described(notebook: dict, path: Path) -> list[str]:
+    "Who cannot see a picture reads its alternative text."
+    wrong = []
+    for i, cell in code_cells(notebook):
+        data = [output.get("data", {}) for output in cell.get("outputs", [])]
+        pictured = any(kind.startswith("image/") for d in data for kind in d) or any("<img" in "".join(d.get("text/html", "")) for d in data)
+        alt = directives(cell).get("fig-alt")
+        if alt is not None:
+            try: alt = yaml.safe_load(alt)
+            except yaml.YAMLError: wrong.append(f"cell {i}: fig-alt is not YAML, put it in quotes"); continue
+        if (pictured or alt is not None) and not (isinstance(alt, str) and len(alt) >= 15):
+            wrong.append(f'cell {i} shows a picture without `#| fig-alt: "what is to be seen"` at its top')
+    for i, text in texts(notebook):
+        for alt in re.findall(r"!\[([^\]]*)\]\(", without_code(text)) + re.findall(r"<img(?![^>]*\balt=\"[^\"]+\")[^>]*()>", text):
+            if not alt.strip(): wrong.append(f"cell {i}: a picture without alternative text")
+    return wrong
+
+
+def headings(notebook: dict) -> list[tuple[int, str]]:
+    "Level and text of every heading."
+    return [(len(m[1]), m[2].strip()) for _, text in texts(notebook) for m in re.finditer(r"^(#{1,6})\s+(.+?)\s*#*$", without_code(text), re.M)]
+
+
+def headings_nest(notebook: dict, path: Path) -> list[str]:
+    "One title; no level is skipped on the way down; no two headings share an anchor."
+    levels, wrong = [level for level, _ in headings(notebook)], []
+    if levels.count(1) != 1: wrong.append(f"{levels.count(1)} headings of level 1 instead of one")
+    for (before, _), (level, text) in zip(headings(notebook), headings(notebook)[1:], strict=False):
+        if level > before + 1: wrong.append(f"heading {text!r} skips a level")
+    anchors = [anchor_of(text) for _, text in headings(notebook)]
+    return wrong + [f"two headings lead to #{anchor}" for anchor in sorted(set(anchors)) if anchors.count(anchor) > 1]
+
+
+def anchor_of(heading: str) -> str:
+    "Pandoc's identifier of a heading: what `page.ipynb#identifier` means on the site."
+    named = re.search(r"\{[^}]*#([\w-]+)[^}]*\}", heading)
+    if named: return named[1]
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    text = re.sub(r"[^\w\s.-]", "", text, flags=re.U).strip().lower()
+    return re.sub(r"^[\d\W_]+", "", re.sub(r"\s+", "-", text)) or "section"
+
+
+LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|\b(?:href|src)=\"([^\"]+)\"")
+OURS = (r"https://(?:colab\.research\.google\.com/github|github\.com)/msspose/msspose/(?:blob|tree|raw)/main/([^#?]+)",)
+SITE = r"https://msspose\.github\.io/msspose/([\w/.-]*)"
+
+
+def pages() -> set[str]:
+    "The pages of the site; names lose their number."
+    return {"", "index.html"} | {re.sub(r"(^|/)\d+[a-z0-9]*_", r"\1", name_of(p).lower()).removesuffix(".ipynb") + ".html" for p in PATHS}
+
+
+def links_lead_somewhere(notebook: dict, path: Path) -> list[str]:
+    "Every internal link has its target, with its anchor; so have links to the repository and to the site."
+    wrong = []
+    for i, text in texts(notebook):
+        for target in (a or b for a, b in LINK.findall(without_code(text))):
+            for pattern in OURS:
+                found = re.match(pattern, target)
+                if found and not (ROOT / found[1]).exists(): wrong.append(f"cell {i} links to {found[1]} of the repository, which is not there")
+            found = re.match(SITE, target)
+            if found and found[1] not in pages(): wrong.append(f"cell {i} links to {found[1]} of the site, which is not there")
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", target, re.I): continue
+            file, _, anchor = target.partition("#")
+            place = (path.parent / file).resolve() if file else path
+            if not place.exists(): wrong.append(f"cell {i} links to {file}, which is not there"); continue
+            if not place.is_relative_to(NBS): wrong.append(f"cell {i} links to {file}, outside of the site: use its address on GitHub")
+            if not anchor or (file and place.suffix != ".ipynb"): continue
+            there = notebook if not file else load(place)
+            if anchor not in {anchor_of(text) for _, text in headings(there)}: wrong.append(f"cell {i} links to #{anchor}, no heading of {place.name}")
+    return wrong
+
+
+def exports_last(notebook: dict, path: Path) -> list[str]:
+    "A page with a module ends with a hidden cell that exports it."
+    code = code_cells(notebook)
+    if not any("default_exp" in directives(cell) for _, cell in code): return []
+    i, last = code[-1]
+    if i == len(notebook["cells"]) - 1 and is_last(last) and "hide" in directives(last): return []
+    return ["the last cell has to be `#| hide` and `import nbdev; nbdev.nbdev_export()`"]
+
+
+def not_started(notebook: dict, path: Path) -> list[str]:
+    "A reader finds exercises unsolved, and without a complaint."
+    wrong = []
+    for i, cell in code_cells(notebook):
+        if not checks_in(cell) or EXPORT & directives(cell).keys() or "hide" in directives(cell): continue
+        shown = "".join("".join(o.get("text", "")) for o in cell.get("outputs", []) if o.get("name") == "stdout").split("\n")
+        strange = [line for line in shown if line and line != "not started"]
+        if strange and "raise NotImplementedError" in source_of(cell): wrong.append(f"cell {i}: the check of a stub says {strange[0]!r}")
+    return wrong
+
+
+RULES = [title, imports_apart, short_cells, quiet_outputs, pictures_described, headings_nest, links_lead_somewhere, exports_last, not_started]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_page(path, rule):
+    wrong = rule(load(path), path)
+    assert not wrong, f"{name_of(path)}: {rule.__doc__}\n" + "\n".join(wrong)
+
+
+# --- the rules, on pages that break them -----------------------------------------------------------------------------------------------
+
+def page(*cells, **changes) -> dict:
+    "A small correct page; keywords replace what one of its cells says or shows."
+    good = {"first": "# Title\n\n> What you can do after this page.", "imports": "#| export\nimport math", "text": "## One\n\nProse.\n\n### Two\n\n[up](#one)",
+            "code": '#| fig-alt: "A line that rises."\nplot()', "outputs": [{"output_type": "display_data", "data": {"image/png": "", "text/plain": "<picture>"}}],
+            "last": "#| hide\nimport nbdev; nbdev.nbdev_export()", **changes}
+    kinds = [("markdown", good["first"]), ("code", "#| default_exp page"), ("code", good["imports"]), ("markdown", good["text"]),
+             ("code", good["code"]), ("code", good["last"])]
+    made = [{"cell_type": kind, "source": text, **({"outputs": []} if kind == "code" else {})} for kind, text in kinds if text is not None]
+    made[4]["outputs"] = good["outputs"]
+    return {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def shows(text: str, **more) -> list[dict]: return [{"output_type": "stream", "name": "stdout", "text": [text], **more}]
+
+
+BROKEN = [
+    (title, {"first": "# Title"}), (title, {"first": "# Title\n\n> A sentence."[2:]}), (title, {"first": "# Title\n\n> A sentence\n> on two lines."}),
+    (title, {"first": "# Title\n\n> A sentence.\n\n[badge](#one)"}),
+    (imports_apart, {"imports": "import math\nx = math.pi"}), (imports_apart, {"imports": "#| export\nimport math\ndef f(): pass"}),
+    (imports_apart, {"imports": "%matplotlib inline\nimport math"}), (imports_apart, {"imports": "!ls\nimport math"}),
+    (imports_apart, {"imports": "def f():\n    import math"}), (imports_apart, {"imports": "try: import math\nexcept ImportError: pass"}),
+    (short_cells, {"code": "\n".join(f"x{i} = {i}" for i in range(26)), "outputs": []}),
+    (quiet_outputs, {"outputs": shows("saved in /ho" "me/you/file.png")}), (quiet_outputs, {"outputs": shows("C:\\Users\\you")}),
+    (quiet_outputs, {"outputs": shows("<Axes at 0x7f12ab34cd56>")}), (quiet_outputs, {"outputs": shows("on 2024-05-17 we")}),
+    (quiet_outputs, {"outputs": shows("UserWarning: mind")}), (quiet_outputs, {"outputs": shows("quiet", name="stderr")}),
+    (quiet_outputs, {"outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}),
+    (quiet_outputs, {"outputs": shows("Traceback (most recent call last)")}), (quiet_outputs, {"outputs": shows("\x1b[31mred")}),
+    (quiet_outputs, {"outputs": [{"output_type": "display_data", "data": {"text/html": ["<b>/ro" "ot/x</b>"]}}]}),
+    (pictures_described, {"code": "plot()"}), (pictures_described, {"code": '#| fig-alt: ""\nplot()'}), (pictures_described, {"code": '#| fig-alt: "A\nplot()'}),
+    (pictures_described, {"code": 'plot()\n#| fig-alt: "A line that rises."'}), (pictures_described, {"text": "## One\n\n![](images/x.png)"}),
+    (pictures_described, {"text": '<img src="images/x.png">'}),
+    (headings_nest, {"text": "### Too deep"}), (headings_nest, {"text": "# Another title"}), (headings_nest, {"text": "## One\n\n## One"}),
+    (links_lead_somewhere, {"text": "[there](nowhere.ipynb)"}), (links_lead_somewhere, {"text": "[there](#nowhere)"}),
+    (links_lead_somewhere, {"text": "[there](index.ipynb#nowhere)"}), (links_lead_somewhere, {"text": "![there](images/nothing.png)"}),
+    (links_lead_somewhere, {"text": "[[![b](https://x.y/b.svg)](https://github.com/msspose/msspose/blob/main/nbs/99_no.ipynb)"}),
+    (links_lead_somewhere, {"text": "[a](https://msspose.github.io/msspose/nowhere.html)"}), (links_lead_somewhere, {"text": "[a](../Makefile)"}),
+    (exports_last, {"last": None}), (exports_last, {"last": "import nbdev; nbdev.nbdev_export()"}),
+    (not_started, {"code": "def f(): raise NotImplementedError\ncheck('f', f)", "outputs": shows("no exercise 'f'\n")}),
+]
+
+
+@pytest.mark.parametrize("rule, changes", BROKEN, ids=[f"{rule.__name__}-{i}" for i, (rule, _) in enumerate(BROKEN)])
+def test_rule_sees_what_is_broken(rule, changes):
+    assert rule(page(**changes), NBS / "page.ipynb")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_accepts_a_good_page(rule):
+    assert rule(page(), NBS / "page.ipynb") == []
+    long = "#| exports\n" + "\n".join(f"x{i} = {i}" for i in range(40))
+    assert rule(page(code=long, outputs=shows("not started\n")), NBS / "page.ipynb") == []
+
+
+def test_anchors_are_pandocs():
+    for heading, anchor in {"What the paper says, what we chose": "what-the-paper-says-what-we-chose", "3. Dogs--in *my* house?": "dogs--in-my-house",
+                            "`encode` and [decode](x.ipynb)": "encode-and-decode", "2.5": "section", "Named {#here}": "here"}.items():
+        assert anchor_of(heading) == anchor
+
+
+# --- the course as a whole -------------------------------------------------------------------------------------------------------------
+
+def sidebar(contents: list) -> list[str]:
+    "All pages named in the sidebar of _quarto.yml, in order."
+    return [name for entry in contents for name in
+            ([entry] if isinstance(entry, str) else [entry["href"]] * ("href" in entry) + sidebar(entry.get("contents", [])))]
+
+
+def test_every_page_is_in_the_sidebar_and_every_entry_exists():
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    listed = sidebar(site["sidebar"]["contents"])
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {name_of(p) for p in PATHS}
+    assert [n for n in listed if re.match(r"\d\d_", n)] == [p.name for p in CHAPTERS], "the sidebar has another order than the chapters"
+    in_navbar = [item["href"] for item in site["navbar"]["left"] if "href" in item]
+    assert all((NBS / href).exists() for href in in_navbar)
+
+
+def test_page_names_stay_unique_without_their_numbers():
+    names = [re.sub(r"^\d+[a-z0-9]*_", "", p.stem.lower()) for p in PATHS]
+    assert len(set(names)) == len(names)
+
+
+STATUS = {"ready", "first version", "to come"}
+
+
+def table_of_chapters() -> dict[str, dict]:
+    "What `index` says of every chapter, by its number or, in the reference, by its module."
+    rows = {}
+    for _, text in texts(load(NBS / "index.ipynb")):
+        for line in text.splitlines():
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if len(cells) != 4 or not re.match(r"\[?(\d\d|reference)\b", cells[0]): continue
+            link = re.search(r"\]\(([^)]+\.ipynb)\)", cells[0])
+            module = cells[1].strip("`")
+            rows[re.match(r"\[?(\w+)", cells[0])[1] if module in ("", "-") or cells[0].lstrip("[")[:2].isdigit() else module] = {
+                "link": link and link[1], "module": module, "status": cells[3].strip("*_ ")}
+    return rows
+
+
+def test_index_lists_all_chapters():
+    rows = table_of_chapters()
+    assert set(rows) >= {f"{n:02}" for n in range(16)} | {"drawing", "checks"}
+    assert {row["link"] for row in rows.values() if row["link"]} == {name_of(p) for p in PATHS if p.name != "index.ipynb"}
+    for number, row in rows.items():
+        assert row["status"] in STATUS, f"chapter {number} is {row['status']!r}"
+        assert (row["status"] == "to come") == (row["link"] is None), f"chapter {number} is {row['status']}, its page {row['link'] or 'is not there'}"
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p.name != "index.ipynb"], ids=name_of)
+def test_page_has_its_module(path):
+    named = [directives(cell)["default_exp"] for _, cell in code_cells(load(path)) if "default_exp" in directives(cell)]
+    if path.name.startswith("15_"): return
+    assert len(named) == 1 and (ROOT / "msspose" / f"{named[0]}.py").exists()
+    assert named[0] in {row["module"] for row in table_of_chapters().values()}, "index names another module"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_chapter_shows_a_picture_early(path):
+    notebook = load(path)
+    pictured = [i for i, cell in code_cells(notebook) for output in cell["outputs"] if any(k.startswith("image/") for k in output.get("data", {}))]
+    pictured += [i for i, text in texts(notebook) if "![" in re.sub(r"\[!\[[^\]]*\]\([^)]*\)\]", "", without_code(text)) or "<img" in text]
+    assert pictured, "no picture is stored: python tools/run_notebooks.py stores them"
+    assert min(pictured) <= 10, "people look before they read: a picture within the first screen"
+
+
+# --- exercises -------------------------------------------------------------------------------------------------------------------------
+
+def checks_in(cell: dict) -> list[ast.Call]:
+    "The calls `check(name, answer)` of a cell."
+    return [n for s in statements(cell)[0] for n in ast.walk(s) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "check"]
+
+
+def solutions_in(text: str) -> list[str]:
+    "The python blocks inside <details>."
+    hidden = "\n".join(re.findall(r"<details.*?</details>", text, re.S))
+    return [textwrap.dedent(block) for block in re.findall(r"^[ ]*```python\n(.*?)^[ ]*```", hidden, re.M | re.S)]
+
+
+def bound_by(node: ast.stmt) -> set[str]:
+    "The names a statement of a cell gives a value to."
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)): return {node.name}
+    if isinstance(node, (ast.Import, ast.ImportFrom)): return {(a.asname or a.name).split(".")[0] for a in node.names}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def wanted_by(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - set(dir(builtins))
+
+
+def needed(names: set[str], before: list[ast.stmt]) -> list[ast.stmt]:
+    "Of the statements before a solution, those it stands on: the last one that gives a value to each name, and what that stands on."
+    taken: dict[int, ast.stmt] = {}
+
+    def take(name: str, limit: int) -> None:
+        for k in reversed(range(limit)):
+            if name in bound_by(before[k]) or (isinstance(before[k], ast.ImportFrom) and before[k].names[0].name == "*"):
+                if k not in taken:
+                    taken[k] = before[k]
+                    for other in wanted_by(before[k]): take(other, k if other in bound_by(before[k]) else len(before))
+                if name in bound_by(before[k]): return
+    for name in sorted(names): take(name, len(before))
+    return [taken[k] for k in sorted(taken)]
+
+
+def execute(nodes: list[ast.stmt], space: dict) -> None:
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__": continue
+        exec(compile(ast.Module([node], []), "<solution>", "exec", __future__.annotations.compiler_flag, True), space)
+
+
+def solve(notebook: dict) -> dict[str, str]:
+    "Run every solution of a page; what each check then says. The answer to a check stands in the first solution after it."
+    verdicts, before, open_checks = {}, [], []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and not is_last(cell) and source_of(cell).strip():
+            calls = checks_in(cell) if not EXPORT & directives(cell).keys() else []
+            open_checks += [call for call in calls if "hide" not in directives(cell)]
+            before += [node for node in statements(cell)[0] if not any(call in ast.walk(node) for call in calls)]
+        if cell["cell_type"] != "markdown": continue
+        for solution in solutions_in(source_of(cell)):
+            tree, space = ast.parse(solution), {"__name__": "__main__"}
+            names = wanted_by(tree) | {"check"} | {n for call in open_checks for n in wanted_by(call)}
+            execute(needed(names, before), space)
+            execute(tree.body, space)
+            for call in open_checks:
+                with contextlib.redirect_stdout(io.StringIO()) as printed: execute([ast.Expr(call)], space)
+                verdicts[ast.literal_eval(call.args[0])] = printed.getvalue().strip()
+            open_checks = []
+    return verdicts | {ast.literal_eval(call.args[0]): "no solution follows" for call in open_checks}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_solutions_are_right(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    wrong = {name: verdict for name, verdict in solve(load(path)).items() if verdict != "right"}
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS], ids=name_of)
+def test_a_finished_chapter_has_three_exercises_with_solutions(path):
+    if table_of_chapters()[path.name[:2]]["status"] != "ready": return
+    notebook = load(path)
+    assert sum(text.count("<summary>Solution</summary>") for _, text in texts(notebook)) >= 3
+    assert any(checks_in(cell) for _, cell in code_cells(notebook))
+
+
+def exercise(solution: str) -> dict:
+    made = page(imports="from msspose.checks import EXERCISES, Exercise, check", code="factor = 2\nspare = undefined", outputs=[])
+    setup = "EXERCISES['_twice'] = Exercise(lambda x: 2 * x, ((1,), (5,)), ('double it',))"
+    made["cells"][4:4] = [{"cell_type": "code", "outputs": [], "source": text} for text in
+                          (f"ready = [{setup!r}, exec({setup!r})]", "factor = 2", "def twice(x):\n    raise NotImplementedError\n\ncheck('_twice', twice)")]
+    made["cells"].insert(7, {"cell_type": "markdown", "source": f"<details><summary>Solution</summary>\n\n```python\n{solution}\n```\n\n</details>"})
+    return made
+
+
+def test_solutions_are_told_apart():
+    "On a made-up page: a right solution, a wrong one, one that fails, none. What the page defines is there; what it does not need is not run."
+    from msspose.checks import EXERCISES
+
+    try:
+        assert solve(exercise("assert ready\ndef twice(x): return factor * x")) == {"_twice": "right"}
+        assert solve(exercise("assert ready\ndef twice(x): return x + 1"))["_twice"].startswith("not yet")
+        with pytest.raises(NameError): solve(exercise("unknown_name"))
+        empty = exercise("pass")
+        empty["cells"].pop(7)
+        assert solve(empty) == {"_twice": "no solution follows"}
+    finally: EXERCISES.pop("_twice", None)
+
+
+# --- widgets: an exception in a callback is seen nowhere else --------------------------------------------------------------------------
+
+AT_THE_ENDS = """
+import itertools
+import ipywidgets
+import matplotlib.pyplot as plt
+from ipywidgets.widgets.widget import _instances
+
+def ends(widget):
+    if hasattr(widget, "options"): return [value[1] if isinstance(value, tuple) else value for value in widget.options]
+    if hasattr(widget, "min") and hasattr(widget, "max"): return [widget.min, widget.max]
+    return [False, True] if isinstance(widget.value, bool) else [widget.value]
+
+shown = [w for w in list(_instances.values()) if isinstance(w, ipywidgets.interactive)]
+for w in shown:
+    choices = [ends(k) for k in w.kwargs_widgets]
+    for values in itertools.islice(itertools.product(*([c[0], c[-1]] if len(c) > 1 else c for c in choices)), 16):
+        w.f(**dict(zip([k._kwarg for k in w.kwargs_widgets], values)))
+        plt.close("all")
+print("WIDGETS", len(shown))
+"""
+
+
+def uses_widgets(path: Path) -> bool:
+    return any(isinstance(n, ast.Name) and n.id in ("interact", "interactive") or isinstance(n, ast.Attribute) and n.attr == "interact"
+               for _, cell in code_cells(load(path)) for s in statements(cell)[0] for n in ast.walk(s))
+
+
+def run_in_kernel(notebook: dict, folder: Path) -> dict:
+    "Execute a page as JupyterLab does, sliders at their start and then at their ends; outputs and widget state are in the result."
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = copy.deepcopy(notebook)
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and not is_last(c) and directives(c).get("eval") != "false"]
+    for cell in cells: cell.update(metadata={}, execution_count=None, outputs=[], source=source_of(cell))
+    cells.append({"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": AT_THE_ENDS})
+    for k, cell in enumerate(cells): cell["id"] = f"cell-{k}"
+    made = nbformat.from_dict({**notebook, "cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}})
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | {"OMP_NUM_THREADS": "1", "IN_TEST": "1"}
+    client = NotebookClient(made, timeout=600, kernel_name="python3", store_widget_state=True, allow_errors=True, resources={"metadata": {"path": str(folder)}})
+    return client.execute(env=env)
+
+
+def widget_faults(done: dict) -> list[str]:
+    "Errors in cells, and errors and stderr inside widgets."
+    wrong = [f"{o.get('ename')}: {o.get('evalue')}" for c in done["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+    state = done["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    inside = [o for model in state.values() for o in model["state"].get("outputs", [])]
+    wrong += [f"in a widget: {o.get('ename')}: {o.get('evalue')}" for o in inside if o["output_type"] == "error"]
+    wrong += [f"in a widget, on stderr: {o['text']}" for o in inside if o.get("name") == "stderr"]
+    count = re.search(r"WIDGETS (\d+)", "".join(o.get("text", "") for o in done["cells"][-1]["outputs"]))
+    if not wrong and not (count and int(count[1])): wrong.append("no widget was made")
+    if not wrong and not any("image/png" in o.get("data", {}) for o in inside): wrong.append("no widget shows a picture: the function has to end in plt.show()")
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def executions(request):
+    "The chosen pages with widgets, each executed once, two at a time."
+    chosen = [item.callspec.params["path"] for item in request.session.items if "executions" in getattr(item, "fixturenames", ()) and hasattr(item, "callspec")]
+    with ThreadPoolExecutor(2) as pool:
+        yield {path: pool.submit(run_in_kernel, load(path), path.parent) for path in chosen}
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if uses_widgets(p)], ids=name_of)
+def test_widgets_work_at_their_start_and_at_their_ends(path, executions):
+    assert not widget_faults(executions[path].result())
+
+
+WIDGET = "import matplotlib.pyplot as plt\nfrom ipywidgets import interact\ndef view(n):\n    plt.plot([1 / (n - {bad})]); plt.show()\ninteract(view, n=(0, 4));"
+
+
+@pytest.mark.parametrize("bad, faults", [(9, 0), (2, 1), (4, 1)], ids=["good", "broken at the start", "broken at an end"])
+def test_a_broken_widget_is_seen(bad, faults, tmp_path):
+    cell = {"cell_type": "code", "source": WIDGET.format(bad=bad), "outputs": []}
+    assert len(widget_faults(run_in_kernel({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}, tmp_path))) == faults
