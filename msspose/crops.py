@@ -72,7 +72,7 @@ def crop(
 # %% ../nbs/10_crops.ipynb #cf151617
 def _square(image: Image.Image, center, side: float, size: int) -> Image.Image:
     "The square as a picture; its cost does not depend on how much of it is outside."
-    (x, y), side = (float(v) for v in center), float(side)
+    x, y, side = float(center[0]), float(center[1]), float(side)
     if not (np.isfinite([x, y, side]).all() and side > 0):
         raise ValueError(f"box with center ({x:g}, {y:g}) and side {side:g}: expected two numbers and a positive one, in pixels")
     step, corner = side / size, (x + 0.5 - side / 2, y + 0.5 - side / 2)         # here 0 is the edge of the first pixel, not its middle
@@ -87,10 +87,10 @@ def _square(image: Image.Image, center, side: float, size: int) -> Image.Image:
     box = (across[0], down[0], across[1], down[1])
     seen = piece.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
     if seen.size == (size, size): return seen
-    square = Image.new("RGB", (size, size))
-    square.paste(seen, (left, top))
+    (square := Image.new("RGB", (size, size))).paste(seen, (left, top))
     return square
 
+# %% ../nbs/10_crops.ipynb #d06533aa
 def _span(corner: float, length: int, step: float, size: int) -> tuple[int, int, int, int, float, float]:
     "Along one axis: the pixels of the crop that can see the picture, the pixels of the picture they need, and the box within those."
     first, last = max(0, floor(-corner / step) - 1), min(size, ceil((length - corner) / step) + 1)
@@ -191,7 +191,7 @@ class CropStore:
         def place(joints: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]: return _framed(joints[rows] + shift, visible[rows], size)
         joints, visible = place(self.joints, self.visible)
         others, others_visible = place(self.others, self.others_visible)
-        images = self.crops[rows, edge:edge + size, edge:edge + size].permute(0, 3, 1, 2)
+        images = self.crops[:, edge:edge + size, edge:edge + size].index_select(0, rows).permute(0, 3, 1, 2)
         batch = Batch(images=images, joints=joints, visible=visible, reference=self.reference[rows],
                       others=others, others_visible=others_visible, boxes=torch.zeros(len(rows), 1 + others.shape[1], 4))
         return batch.to(self.device)
@@ -210,6 +210,7 @@ def stored_size(size: int) -> int:
     "1.75 times the input, rounded to an even number: the corners of a square turned by 30 degrees and enlarged by 1.25 reach 1.7075."
     return 2 * round(1.75 * size / 2)
 
+# %% ../nbs/10_crops.ipynb #7e584fc5
 def _cores() -> int:
     "The cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -231,6 +232,7 @@ def _fill(crops: np.ndarray, a: Annotations, side: np.ndarray, workers: int, pro
         for _ in tqdm(pool.map(task, groups), total=len(groups), desc="crops", unit=" pictures", disable=not progress): pass
     finally: pool.shutdown(cancel_futures=True)    # after an error or Ctrl-C the rest is not decoded first
 
+# %% ../nbs/10_crops.ipynb #c7ba7fe8
 def _others(a: Annotations, size: int) -> tuple[np.ndarray, np.ndarray]:
     "The other people of each person's picture, in pixels of that person's crop, padded to the largest number of them."
     pictures, count = np.unique(a.image, return_counts=True)
@@ -256,36 +258,50 @@ def augment(
     skeleton: Skeleton = MPII,   # says which joints change names in the mirror
 ) -> Batch:                      # images (B, 3, size, size); joints outside the picture stay annotated, as occluded (1)
     "Rotation and scale of section 4.1, mirror and colour of the original hourglass (decisions, row 18), sampled once."
-    b, wide, device = len(batch.images), batch.images.shape[-1], batch.images.device
+    b, device = len(batch.images), batch.images.device
     if batch.joints.shape[1] != skeleton.n_joints:
         raise ValueError(f"batch has {batch.joints.shape[1]} joints, skeleton {skeleton.name} has {skeleton.n_joints}; pass skeleton=")
     chance = torch.rand(b, 6, generator=generator, device=generator.device).to(device)
     either = 2 * chance - 1
     angle, factor, mirrored = radians(rotation) * either[:, 0], 1 + scale * either[:, 1], chance[:, 2] < flip
-    sign = 1 - 2 * mirrored.to(factor.dtype)
-    cos, sin = torch.cos(angle), torch.sin(angle)
+    sign, cos, sin = 1 - 2 * mirrored.to(factor.dtype), torch.cos(angle), torch.sin(angle)
     turn = torch.stack([cos * sign, -sin, sin * sign, cos], -1).view(b, 2, 2) * factor[:, None, None]   # s R M
 
-    offset = (torch.arange(size, device=device) - (size - 1) / 2) * 2 / wide                            # of p, in half sides of the store
-    x, y = (offset[:, None] * turn[:, None, :, i] for i in (0, 1))                                      # (B, size, 2): one column each
-    grid = x[:, None] + y[:, :, None]                                                       # (B, size, size, 2); affine_grid is slower
-    few = max(1, 2 ** 18 // wide ** 2) if device.type == "cpu" else max(1, b)                           # at a time: they stay in the cache
-    images = torch.cat([F.grid_sample(some.float(), where, mode="bilinear", padding_mode="zeros", align_corners=False)
-                        for some, where in zip(batch.images.split(few), grid.split(few), strict=True)])
+    images = _sample(batch.images, turn, size)
     unit = 1 if batch.images.is_floating_point() else 1 / 255
     images = images.mul_(unit * (1 + colour * either[:, 3:, None, None])).clamp_(0, 1)
 
-    def move(points: Tensor) -> Tensor:                                                                 # (B, K, N, 2), by the inverse of s R M
-        return torch.einsum("bij,bkni->bknj", turn / factor[:, None, None] ** 2, points - (wide - 1) / 2) + (size - 1) / 2
+    moved = _moved(batch, turn, factor, mirrored, size, skeleton)
+    return replace(moved, images=images, reference=batch.reference / factor)
 
-    def rename(joints: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:                               # (B, K, N, 2), (B, K, N)
+# %% ../nbs/10_crops.ipynb #64ca5439
+def _moved(batch: Batch, turn: Tensor, factor: Tensor, mirrored: Tensor, size: int, skeleton: Skeleton) -> Batch:
+    "The labels where the pixels went, under the names that they have in the mirror."
+    wide, inverse = batch.images.shape[-1], turn / factor[:, None, None] ** 2            # transposed by the order of the letters below
+
+    def move(points: Tensor) -> Tensor:                                                  # (B, K, N, 2)
+        return torch.einsum("bij,bkni->bknj", inverse, points - (wide - 1) / 2) + (size - 1) / 2
+
+    def rename(joints: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:                # (B, K, N, 2), (B, K, N)
         swapped, order = mirrored[:, None, None], list(skeleton.flip)
         visible = torch.where(swapped, visible[..., order], visible)
         return _framed(torch.where(swapped[..., None], joints[..., order, :], joints), visible, size)
 
     joints, visible = rename(move(batch.joints[:, None]), batch.visible[:, None])
     others, others_visible = rename(move(batch.others), batch.others_visible)
-    corners = move(batch.boxes[..., [[0, 1], [2, 1], [2, 3], [0, 3]]])                                  # (B, K, 4, 2): a turned box is put in a box
+    corners = move(batch.boxes[..., [[0, 1], [2, 1], [2, 3], [0, 3]]])                   # (B, K, 4, 2): a turned box is put in a box
     boxes = torch.cat([corners.amin(2), corners.amax(2)], -1) * batch.boxes.any(-1, keepdim=True)
-    return Batch(images=images, joints=joints[:, 0], visible=visible[:, 0], reference=batch.reference / factor,
-                 others=others, others_visible=others_visible, boxes=boxes)
+    return replace(batch, joints=joints[:, 0], visible=visible[:, 0], others=others, others_visible=others_visible, boxes=boxes)
+
+# %% ../nbs/10_crops.ipynb #b6ac9465
+def _sample(images: Tensor, turn: Tensor, size: int) -> Tensor:
+    "Each picture read once: the offset p from the middle of the result comes from turn @ p. As floats, whatever the images are."
+    b, wide, device = len(images), images.shape[-1], images.device
+    offset = (torch.arange(size, device=device) - (size - 1) / 2) * 2 / wide      # of p, in half sides of the images
+    x, y = (offset[:, None] * turn[:, None, :, i] for i in (0, 1))                # (B, size, 2): a column of the matrix each
+    result = torch.empty(b, 3, size, size, device=device)
+    few = max(1, 2 ** 18 // wide ** 2) if device.type == "cpu" else max(1, b)     # on a CPU as many at a time as stay in its cache
+    for some in (slice(first, first + few) for first in range(0, b, few)):
+        grid = x[some, None] + y[some, :, None]                                   # (few, size, size, 2); affine_grid takes longer
+        result[some] = F.grid_sample(images[some].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return result

@@ -72,6 +72,7 @@ def _index(which) -> np.ndarray:
     which = np.asarray(which)
     return which.astype(np.int64) if which.size == 0 else which
 
+# %% ../nbs/09_data.ipynb #4e91914f
 def _validate(table: Annotations, columns: dict[str, np.ndarray]) -> None:
     "Shapes first, then values; the message names the file, the person and the joint."
     where, names, n = table.source or table.name, table.skeleton.joints, table.skeleton.n_joints
@@ -133,6 +134,7 @@ def _read_mat(file: Path, variable: str) -> np.ndarray:
         raise ValueError(f"{file}: no variable {variable!r} in it; it holds {held}")
     return content[variable]
 
+# %% ../nbs/09_data.ipynb #837258bc
 def _find_lspet(path: str | os.PathLike) -> Path:
     "The joints.mat of a folder, or the file itself."
     path = Path(path).expanduser()
@@ -143,8 +145,9 @@ def _find_lspet(path: str | os.PathLike) -> Path:
     remedy = f"there is one in {below[0].parent}: give that folder" if below else "give the folder that holds joints.mat and images"
     raise FileNotFoundError(f"{path}: no joints.mat in it; {remedy}")
 
-def _check_lspet(file: Path, table: np.ndarray) -> None:
-    "Shape, numbers and flags of joints.mat."
+# %% ../nbs/09_data.ipynb #fb5ab571
+def _checked_lspet(file: Path, table: np.ndarray) -> np.ndarray:
+    "The table of joints.mat, when its shape, numbers and flags are right."
     if table.shape == (3, 14, 2000):
         raise ValueError(f"{file}: shape (3, 14, 2000) is the original Leeds Sports Pose, in which flag 1 means occluded; "
                          "this reader wants Leeds Sports Pose Extended, (14, 3, 10000): give the folder of that one")
@@ -155,7 +158,9 @@ def _check_lspet(file: Path, table: np.ndarray) -> None:
         raise ValueError(f"{file}: im{i + 1:05d}.jpg, {LSP.joints[j]}: flag {table[j, 2, i]}; it is 1 for labelled, 0 for not labelled")
     for j, i in np.argwhere(~np.isfinite(table[:, :2]).all(1) & (table[:, 2] == 1)):
         raise ValueError(f"{file}: im{i + 1:05d}.jpg, {LSP.joints[j]}: labelled, but its coordinates are {table[j, :2, i].tolist()}")
+    return table
 
+# %% ../nbs/09_data.ipynb #465440b0
 def _present(file: Path, names: list[str], missing: str) -> np.ndarray:
     "Which of the pictures lie in the folder images beside the file."
     if missing not in ("error", "drop"): raise ValueError(f"missing is {missing!r}; it is 'error' or 'drop'")
@@ -170,9 +175,10 @@ def _present(file: Path, names: list[str], missing: str) -> np.ndarray:
         raise FileNotFoundError(f"{folder}: {len(absent):,} of {len(names):,} pictures are missing: {listed}{remedy}")
     return present
 
-# %% ../nbs/09_data.ipynb #837258bc
+# %% ../nbs/09_data.ipynb #92d75ceb
 LSPET_SPLITS = {"train": (1, 9000), "val": (9001, 9500), "all": (1, 10000)}   # first and last picture; ours, there is no official split
 
+# %% ../nbs/09_data.ipynb #c0bc03de
 def load_lspet(
     path: str | os.PathLike,   # the folder with joints.mat and images, or joints.mat itself
     split: str = "all",        # "train": pictures 1 to 9000, "val": 9001 to 9500, "all": 1 to 10000
@@ -181,10 +187,8 @@ def load_lspet(
     "Leeds Sports Pose Extended: one person per picture, 14 joints; FileNotFoundError or ValueError says what is wrong with the folder."
     if split not in LSPET_SPLITS: raise ValueError(f"split {split!r} of LSPET; known are {', '.join(LSPET_SPLITS)}")
     file = _find_lspet(path)
-    table = _read_mat(file, "joints")
-    _check_lspet(file, table)
-    first, last = LSPET_SPLITS[split]
-    numbers = np.arange(first, last + 1)
+    table = _checked_lspet(file, _read_mat(file, "joints"))
+    numbers = np.arange(LSPET_SPLITS[split][0], LSPET_SPLITS[split][1] + 1)
     names = [f"im{number:05d}.jpg" for number in numbers]
     present = _present(file, names, missing)
     visible = np.where(table[:, 2, numbers - 1].T == 1, 2, 0)                # (pictures, 14)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -371,7 +372,7 @@ def figure_frame(
     figure: Figure,
 ) -> np.ndarray:    # (H, W, 3) uint8
     "A figure as pixels: a frame for `gif`."
-    figure.canvas.draw()
-    frame = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas = FigureCanvasAgg(figure)   # of its own: a closed figure has none that can draw
+    canvas.draw()
     plt.close(figure)
-    return frame
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -153,8 +153,9 @@ def pyramid(
 ) -> list[Tensor]:       # fine to coarse, (B, N, size / 2 ** k, size / 2 ** k)
     "The ground truth at every scale, section 3.1 of the paper; decisions, rows 7 and 10."
     if how not in ("max", "render", "avg"): raise ValueError(f"how: {how!r}; choose max, render or avg")
-    coarsest = 2 ** (n_scales - 1)
-    if n_scales < 1 or size < 1 or size % coarsest: raise ValueError(f"size: {size} cannot be halved {n_scales - 1} times; pass a multiple of {coarsest}")
+    if n_scales < 1: raise ValueError(f"n_scales: {n_scales}; a pyramid has at least one scale")
+    step = 2 ** (n_scales - 1)
+    if size < 1 or size % step: raise ValueError(f"size: {size} cannot be halved {n_scales - 1} times; pass a multiple of {step}")
     joints = _annotated(joints, visible, sigma)
     profiles = [_profiles(joints, size, sigma)]
     for k in range(1, n_scales):

@@ -35,8 +35,10 @@ def main() -> None:
     maps += 0.05 * torch.rand(maps.shape, generator=torch.Generator().manual_seed(1))
     last = maps.contiguous(memory_format=torch.channels_last)
     rows = [
-        ("encode", "2-D exponential", lambda: equation(joints, visible), 8, lambda: encode(joints, visible), "at least 20 times"),
-        ("pyramid, max", "pooling the maps", lambda: [F.max_pool2d(maps, 2 ** k) for k in range(1, 4)], 20, lambda: pyramid(joints, visible), ""),
+        ("encode", "2-D exponential", lambda: equation(joints, visible), 8,
+         lambda: encode(joints, visible), "at least 20 times"),
+        ("pyramid, max", "pooling the maps", lambda: [F.max_pool2d(maps, 2 ** k) for k in range(1, 4)], 20,
+         lambda: pyramid(joints, visible), ""),
         *((f"decode, {how}", "torch.max with indices", lambda: maps.flatten(2).max(-1), 50, lambda how=how: decode(maps, how), "under 1 ms")
           for how in ("argmax", "quarter", "subpixel")),
         ("decode, quarter, channels last", "torch.max with indices", lambda: last.flatten(2).max(-1), 50, lambda: decode(last), ""),

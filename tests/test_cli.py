@@ -1,0 +1,156 @@
+"Commands as a person types them: what they print, what they answer to wrong input."
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+import msspose
+from msspose.cli import main
+from msspose.hourglass import StackedHourglass
+from msspose.people import People
+from msspose.skeleton import MPII
+from msspose.training import load_model, save_model
+
+NETWORK = dict(n_stacks=1, n_joints=16, width=8, depth=2, stride=4)
+
+
+@pytest.fixture
+def msspose_says(capsys):
+    "Run a command: exit code, what it prints, what it says on stderr."
+    def say(*args):
+        with pytest.raises(SystemExit) as stopped: main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return stopped.value.code, out, err
+    return say
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_model(StackedHourglass(**NETWORK), folder, network=NETWORK, skeleton="MPII", size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    file = tmp_path_factory.mktemp("picture") / "person.jpg"
+    image = People("plain", "val", size=128).batch([3]).images[0].permute(1, 2, 0).numpy()
+    iio.imwrite(file, (image * 255).round().astype(np.uint8), quality=95)
+    return file
+
+
+def error_of(result):
+    "An error is one line on stderr that starts with the program's name, and a code that is not 0."
+    code, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("msspose:")]
+    assert code in (1, 2) and len(lines) == 1 and err.rstrip().endswith(lines[0]) and "Traceback" not in err
+    return lines[0]
+
+
+def test_version_and_help(msspose_says):
+    assert msspose_says("--version") == (0, f"msspose {msspose.__version__}\n", "")
+    code, out, _ = msspose_says("--help")
+    assert code == 0 and all(command in out for command in ("demo", "train", "evaluate", "predict"))
+    for command in ("demo", "train", "evaluate", "predict"):
+        code, out, _ = msspose_says(command, "--help")
+        assert code == 0 and "Example: msspose" in out
+
+
+@pytest.mark.parametrize("args, said", [
+    (["demo", "--ot", "x"], "--out"), (["trian"], "train"), (["demo", "--seconds", "long"], "--seconds"), (["demo", "--seconds", "0"], "seconds"),
+    (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "MODEL"), (["predict", "x"], "PICTURE")])
+def test_what_was_typed_wrongly_is_answered_by_what_is_right(msspose_says, args, said):
+    result = msspose_says(*args)
+    assert result[0] == 2 and said in error_of(result)
+
+
+@pytest.mark.parametrize("args, said", [
+    (["train", "sede=3"], "nearest is seed"), (["train", "--data", "people:croud"], "croud"), (["train", "--data", "no/such/folder"], "no such file or folder")])
+def test_train_refuses_what_does_not_exist(msspose_says, tmp_path, args, said):
+    assert said in error_of(msspose_says(*args, "--out", tmp_path / "run"))
+
+
+def test_joints_of_the_original_lsp_are_told_apart(msspose_says, tmp_path):
+    (tmp_path / "images").mkdir()
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": np.zeros((3, 14, 2000))})
+    line = error_of(msspose_says("train", "--data", tmp_path, "--out", tmp_path / "run"))
+    assert "(3, 14, 2000)" in line and "original" in line
+
+
+def test_an_output_folder_that_cannot_be_written(msspose_says, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write to this output folder" in error_of(msspose_says("demo", "--out", tmp_path / "file" / "run"))
+
+
+def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
+    monkeypatch.setitem(__import__("msspose.people", fromlist=["SPLITS"]).SPLITS, "val", 20)
+    code, out, _ = msspose_says("evaluate", model, "--data", "people:standard", "--rule", "official", "--json")
+    report = json.loads(out)
+    assert code == 0 and 0 <= report["total"] <= 100 and {"auc", "joints", "groups", "n"} <= set(report) and report["n"] == 20
+    code, out, _ = msspose_says("evaluate", model, "--data", "people:standard")
+    assert code == 0 and "| Total |" in out.replace("  ", " ")
+
+
+def test_evaluate_refuses_another_rule_or_skeleton(msspose_says, model, tmp_path):
+    assert "official" in error_of(msspose_says("evaluate", model, "--data", "people:plain", "--rule", "offical"))
+    network = NETWORK | {"n_joints": 14}
+    save_model(StackedHourglass(**network), tmp_path, network=network, skeleton="LSP", size=64)
+    assert "choose data of LSP" in error_of(msspose_says("evaluate", tmp_path, "--data", "people:plain"))
+
+
+def test_predict_draws_and_tells_the_joints(msspose_says, model, picture, tmp_path):
+    code, out, _ = msspose_says("predict", model, picture, "--box", "10,10,100,110", "--out", tmp_path / "new" / "pose.png", "--json")
+    told = json.loads(out)
+    assert code == 0 and list(told["joints"]) == list(MPII.joints) and told["box"] == [10, 10, 100, 110]
+    before, after = iio.imread(picture), iio.imread(tmp_path / "new" / "pose.png")
+    assert before.shape == after.shape and (before != after).any()
+    code, out, _ = msspose_says("predict", model, picture, "--out", tmp_path / "pose.jpg")
+    assert code == 0 and "left_wrist" in out and "drawn into" in out
+
+
+@pytest.mark.parametrize("box, said", [
+    ("500,10,50,50", "outside"), ("-400,10,50,50", "outside"), ("1,2,3", "LEFT,TOP,WIDTH,HEIGHT"), ("1,2,x,4", "LEFT,TOP,WIDTH,HEIGHT"), ("1,2,0,4", "positive"), ("1,2,nan,4", "positive")])
+def test_predict_refuses_a_box(msspose_says, model, picture, tmp_path, box, said):
+    assert said in error_of(msspose_says("predict", model, picture, "--box", box, "--out", tmp_path / "pose.png"))
+    assert not (tmp_path / "pose.png").exists()
+
+
+def test_predict_refuses_pictures_that_are_none(msspose_says, model, picture, tmp_path):
+    whole = picture.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("a letter")
+    for name, said in (("cut.jpg", "truncated"), ("text.jpg", "not a picture"), ("none.jpg", "no such picture"), (".", "folder")):
+        assert said in error_of(msspose_says("predict", model, tmp_path / name, "--out", tmp_path / "pose.png"))
+
+
+def test_predict_refuses_an_output_it_cannot_write(msspose_says, model, picture, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in error_of(msspose_says("predict", model, picture, "--out", tmp_path / "file" / "pose.png"))
+    assert "ends in .png" in error_of(msspose_says("predict", model, picture, "--out", tmp_path / "pose.xyz"))
+
+
+def test_a_model_of_another_architecture_is_refused(msspose_says, picture, tmp_path):
+    wrong = NETWORK | {"width": 16}
+    save_model(StackedHourglass(**NETWORK), tmp_path, network=wrong, skeleton="MPII", size=64)
+    assert "another architecture" in error_of(msspose_says("predict", tmp_path, picture, "--out", tmp_path / "pose.png"))
+
+
+def test_debug_shows_where_an_error_came_from(capsys, tmp_path):
+    with pytest.raises(FileNotFoundError): main(["predict", str(tmp_path), "x.jpg", "--debug"])
+
+
+def test_train_on_photographs_through_the_command_line(msspose_says, real_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("msspose.data", fromlist=["LSPET_SPLITS"]).LSPET_SPLITS, "train", (1, 40))
+    monkeypatch.setitem(__import__("msspose.data", fromlist=["LSPET_SPLITS"]).LSPET_SPLITS, "val", (9001, 9010))
+    code, out, err = msspose_says("train", "--data", real_data / "lspet", "--out", tmp_path / "run", "width=8", "depth=2", "batch_size=8", "stage1.epochs=1", "seconds=0", "snapshots=1", "threads=1")
+    assert code == 0, err
+    assert "lspet 0." in out and "PCK@0.2" in out
+    _, skeleton, about = load_model(tmp_path / "run")
+    assert skeleton.name == "LSP" and about["network"]["n_joints"] == 14 and about["pictures"] == 40
+    photograph = real_data / "lspet" / "images" / "im09001.jpg"
+    code, out, _ = msspose_says("predict", tmp_path / "run", photograph, "--out", tmp_path / "pose.png")
+    assert code == 0 and iio.imread(tmp_path / "pose.png").shape == iio.imread(photograph).shape
+    assert torch.tensor(iio.imread(tmp_path / "pose.png") != iio.imread(photograph)).any()

@@ -1,0 +1,241 @@
+"Training: settings, batches, runs that can be repeated and interrupted, models that are refused."
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from msspose.hourglass import StackedHourglass
+from msspose.people import People
+from msspose.skeleton import MPII
+from msspose.training import (
+    PRESETS,
+    Stage,
+    TrainConfig,
+    ahead,
+    configure,
+    evaluate_source,
+    fit,
+    learning_rate,
+    load_model,
+    mirror,
+    open_source,
+    predict_people,
+    save_model,
+    training_batches,
+)
+
+TINY = TrainConfig(width=8, depth=2, batch_size=4, epoch_size=32, stage1=Stage(epochs=2), snapshots=1, threads=1, bf16=False)
+NETWORK = dict(n_stacks=1, n_joints=16, width=8, depth=2, stride=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_measurements():
+    "Two hundred people per measurement are for real runs."
+    import msspose.training as training
+    before, training.Watcher.__init__.__defaults__ = training.Watcher.__init__.__defaults__, (4, 2)
+    yield
+    training.Watcher.__init__.__defaults__ = before
+
+
+# settings
+
+@given(st.integers(0, 2**31), st.integers(1, 500), st.booleans(), st.floats(1e-6, 1.0))
+def test_overrides_keep_their_types(seed, epochs, bf16, lr):
+    config = configure(TrainConfig(), [f"seed={seed}", f"stage1.epochs={epochs}", f"bf16={bf16}", f"stage1.lr={lr!r}"])
+    assert config == TrainConfig(seed=seed, bf16=bf16, stage1=Stage(epochs=epochs, lr=lr))
+
+
+@pytest.mark.parametrize("override, said", [
+    ("sede=3", "nearest is seed"), ("stage1.epoch=3", "nearest is stage1.epochs"), ("epochs=3", "nearest is stage1.epochs"), ("stage2.epochs=1", "stage1.epochs"),
+    ("seed", "KEY=VALUE"), ("seed=x", "whole number"), ("bf16=maybe", "true or false"), ("stage1=3", "stage1.FIELD"), ("seed.x=3", "has no fields"),
+    ("batch_size=0", "positive"), ("stage1.lr=-1", "positive"), ("seconds=nan", "finite"), ("seconds=inf", "finite"), ("clip=-3", "positive")])
+def test_wrong_override_says_what_would_be_right(override, said):
+    with pytest.raises(ValueError, match=said): configure(TrainConfig(), [override])
+
+
+def test_presets_are_the_papers_or_fit_their_budget():
+    paper = PRESETS["paper"]
+    assert (paper.n_stacks, paper.width, paper.depth, paper.size, paper.stage1.epochs, paper.stage1.lr, paper.sigma) == (8, 256, 4, 256, 150, 5e-4, 1.0)
+    assert PRESETS["demo"].seconds == 180
+
+
+@given(st.floats(0, 1), st.floats(0.01, 0.5))
+def test_rate_stays_between_zero_and_the_highest(progress, warm_up):
+    assert 0 <= learning_rate(progress, 3e-3, warm_up) <= 3e-3 * (1 + 1e-9)
+
+
+@given(st.floats(0.05, 0.99))
+def test_rate_falls_after_the_warm_up(progress):
+    assert learning_rate(progress + 0.01, 1.0, 0.05) < learning_rate(progress, 1.0, 0.05)
+
+
+# batches
+
+def test_mirror_twice_is_the_picture_itself():
+    batch = People("standard").batch(range(4))
+    twice = mirror(mirror(batch, MPII), MPII)
+    for name, value in vars(batch).items(): torch.testing.assert_close(getattr(twice, name), value, rtol=0, atol=1e-4, msg=name)
+
+
+def test_mirror_moves_a_joint_with_its_pixel():
+    batch = People("plain").batch(range(8))
+    other = mirror(batch, MPII)
+    left, right = MPII.index("left_ankle"), MPII.index("right_ankle")
+    for b in range(8):
+        x, y = batch.joints[b, left].round().long().tolist()
+        mx, my = other.joints[b, right].tolist()
+        assert (mx, my) == pytest.approx((63 - batch.joints[b, left, 0].item(), batch.joints[b, left, 1].item()))
+        torch.testing.assert_close(batch.images[b, :, y, x], other.images[b, :, y, 63 - x])
+
+
+def test_epochs_of_generated_people_are_new_people_each_shown_twice():
+    config = replace(TINY, epoch_size=16)
+    first, second = (list(training_batches(People("plain"), config, epoch)) for epoch in (0, 1))
+    assert [len(b.images) for b in first] == [4, 4, 4, 4]
+    torch.testing.assert_close(first[1].images, first[0].images.flip(-1))
+    joints = torch.cat([b.joints for b in first[::2] + second[::2]])
+    assert len(torch.unique(joints.flatten(1), dim=0)) == 16
+
+
+def test_ahead_keeps_the_order_and_hands_on_errors():
+    assert list(ahead(iter(range(23)))) == list(range(23))
+
+    def broken():
+        yield 1
+        raise RuntimeError("the disk is gone")
+
+    batches = ahead(broken())
+    assert next(batches) == 1
+    with pytest.raises(RuntimeError, match="disk is gone"): next(batches)
+
+
+def test_ahead_stops_when_it_is_closed():
+    made = []
+
+    def endless():
+        while True:
+            made.append(len(made))
+            yield made[-1]
+
+    batches = ahead(endless(), depth=2)
+    assert next(batches) == 0
+    batches.close()
+    count = len(made)
+    time.sleep(0.05)
+    assert len(made) == count <= 4
+
+
+# runs
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fit(TINY, tmp_path_factory.mktemp("run"), progress=False)
+
+
+def test_a_run_leaves_what_it_promises(run):
+    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "heatmaps.gif", "metrics.jsonl", "model.safetensors"]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == run.history and lines[-1]["step"] == 16 and lines[-1]["pictures"] == 64
+    stored = json.loads((run.folder / "config.json").read_text())
+    assert {k: stored[k] for k in asdict(TINY)} == asdict(TINY)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(run, tmp_path):
+    again = fit(TINY, tmp_path / "again", progress=False)
+    other = fit(replace(TINY, seed=1), tmp_path / "other", progress=False)
+    for name, weight in run.model.state_dict().items(): assert torch.equal(weight, again.model.state_dict()[name]), name
+    assert any(not torch.equal(weight, other.model.state_dict()[name]) for name, weight in run.model.state_dict().items() if weight.is_floating_point())
+
+
+def test_training_lowers_the_loss(tmp_path):
+    run = fit(replace(TINY, width=32, depth=3, batch_size=16, epoch_size=640, stage1=Stage(epochs=1)), tmp_path, progress=False)
+    first, last = run.history[0]["loss"], run.history[-1]["loss"]
+    assert first == pytest.approx(math.pi, rel=0.1) and last < 0.75 * first      # a Gaussian of sigma 1 squared sums to pi: the loss of answering zero
+
+
+def test_loaded_model_answers_as_the_saved_one(run):
+    model, skeleton, about = load_model(run.folder)
+    people = open_source("people:plain", "val", about["size"])
+    assert skeleton == MPII and about["pictures"] == 64 and not model.training
+    for a, b in zip(predict_people(model, people, range(6)), predict_people(run.model, people, range(6), batch_size=4), strict=True): torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_evaluation_counts_the_first_people(run):
+    report, joints = evaluate_source(run.model, People("plain", "val"), count=7)
+    assert report.n == 7 and joints.shape == (7, 16, 2) and report.rule == "official"
+
+
+def test_an_output_folder_below_a_file_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to this output folder"): fit(TINY, tmp_path / "file" / "run", progress=False)
+
+
+# models
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(StackedHourglass(**NETWORK), tmp_path, network=NETWORK, skeleton="MPII", size=64)
+    return tmp_path
+
+
+def rewrite(folder, change):
+    "Store the same file with changed weights or a changed description."
+    file = folder / "model.safetensors"
+    with safe_open(file, "pt") as stored:
+        about, weights = json.loads(stored.metadata()["msspose"]), {name: stored.get_tensor(name) for name in stored.keys()}
+    change(about, weights)
+    save_file(weights, file, metadata={"msspose": json.dumps(about)})
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model here"): load_model(tmp_path)
+
+
+def test_a_damaged_model_is_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"): load_model(folder)
+
+
+def test_weights_of_somebody_else_are_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="was not made by msspose"): load_model(tmp_path)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda about, weights: about.update(architecture="HRNet"), "holds a HRNet"),
+    (lambda about, weights: about["network"].update(width=16), r"is \(\d+.*expected \(\d+"),
+    (lambda about, weights: about["network"].update(n_stacks=2), "is missing"),
+    (lambda about, weights: weights.update(extra=torch.zeros(1)), "extra is not part of it")])
+def test_another_architecture_is_refused_by_name(folder, change, said):
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=said): load_model(folder)
+
+
+# interruption
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT that a test could send to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_a_usable_model_and_says_where(tmp_path, number):
+    command = [sys.executable, "-c", "from msspose.cli import main; main()", "train", "--out", str(tmp_path / "run"), "width=8", "depth=2", "bf16=false", "threads=1", "seconds=600", "snapshots=1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()): time.sleep(0.1)
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert "the model so far is in" in said and str(tmp_path / "run" / "model.safetensors") in said
+    model, *_ = load_model(tmp_path / "run")
+    assert all(np.isfinite(weight.numpy()).all() for weight in model.state_dict().values())
