@@ -206,6 +206,29 @@ EXERCISES["mirror_pose"] = Exercise(_mirror_pose, _mirror_cases, (
     "the last column of a picture of width 64 is 63; where does column 0 go?",
     "rows first: joints[list(skeleton.flip)] and visible[list(skeleton.flip)]; then x becomes width - 1 - x, in a copy"))
 
+# %% ../nbs/reference/checks.ipynb #5c1b7e90
+def _nearest_wins(pixel, z, value, size):
+    image = torch.zeros(size)
+    for k in z.argsort(descending=True).tolist(): image[pixel[k]] = value[k]
+    return image
+
+def _nearest_wins_cases():
+    g = torch.Generator().manual_seed(1)
+    few = torch.tensor([1, 1, 3]), torch.tensor([5.0, -2.0, 1.0]), torch.tensor([0.5, 0.25, 1.0]), 5
+    many = torch.randint(0, 60, (300,), generator=g), torch.randperm(300, generator=g) / 10 - 15, torch.rand(300, generator=g), 64
+    none = torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0), 3
+    return [few, many, none]
+
+EXERCISES["larger_picture"] = Exercise(41.5, (), (
+    "a joint is not a pixel's number but a place: how far is it from the left edge of the picture?",
+    "pixel 0 has its centre at 0, so the edge is at -0.5, in every size",
+    "10.5 small pixels from the edge are 42 others; count again from the centre of pixel 0"))
+
+EXERCISES["nearest_wins"] = Exercise(_nearest_wins, _nearest_wins_cases, (
+    "two steps: which depth is the smallest at each pixel, then whose depth was that?",
+    "torch.full((size,), torch.inf).scatter_reduce(0, pixel, z, 'amin') holds the smallest depth of each pixel",
+    "a candidate is seen where z == nearest[pixel]; write value[seen] to image[pixel[seen]], into zeros"))
+
 # %% ../nbs/reference/checks.ipynb #c02code0
 def _soft_argmax(heatmaps, beta):
     height, width = heatmaps.shape[2:]
@@ -229,3 +252,24 @@ EXERCISES["heatmap_size"] = Exercise(32, (), (
     "0.32 pixels; which part of a pixel lies within 0.32 of its centre?",
     "a disc of radius 0.32 fits into the pixel, and its area is pi times 0.32 squared"),
     lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 2)
+
+# %% ../nbs/reference/checks.ipynb #941c2711
+def _receptive_field(layers):
+    field, distance = 1, 1
+    for kernel, stride in layers:
+        field += (kernel - 1) * distance
+        distance *= stride
+    return field
+
+EXERCISES["receptive_field"] = Exercise(_receptive_field, (
+    ([(3, 1)],), ([(3, 1), (3, 1)],), ([(7, 2)],), ([(7, 2), (3, 1)],), ([(2, 2), (2, 2), (3, 1)],), ([(1, 1), (1, 2), (5, 1)],), ([],),
+    ([(7, 2), (3, 1), (2, 2), (3, 1), (3, 1)],)), (
+    "without strides, a kernel of k adds k - 1 to what was seen before",
+    "after a stride of 2, two neighbouring pixels of the map lie 2 pixels of the image apart: what does a 3x3 add there?",
+    "keep two numbers, field = 1 and distance = 1; per layer field += (kernel - 1) * distance, and only then distance *= stride"))
+
+EXERCISES["cost_of_zeros"] = Exercise(4 * np.pi, (), (
+    "the page says what it costs with a sigma of 1; what happens to the sum over a plane when everything on it is twice as wide?",
+    "twice as wide and twice as high: the area counts, not the width",
+    "the sum of the squares of a Gaussian is pi times sigma squared"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.2)

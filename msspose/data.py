@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from .evaluation import torso_length
 from .skeleton import COCO, FLIC, LSP, MPII, Skeleton
 
 # %% auto #0
-__all__ = ['COLUMNS', 'LSPET_SPLITS', 'Annotations', 'torso_length', 'square_around', 'load_lspet', 'load_annotations']
+__all__ = ['COLUMNS', 'LSPET_SPLITS', 'Annotations', 'square_around', 'load_lspet', 'load_annotations']
 
 # %% ../nbs/09_data.ipynb #b14319b6
 COLUMNS = {"joints": np.float32, "visible": np.uint8, "center": np.float32, "side": np.float32, "reference": np.float32, "image": np.int64}
@@ -95,21 +96,6 @@ def _validate(table: Annotations, columns: dict[str, np.ndarray]) -> None:
             ("reference", (columns["reference"] <= 0) | np.isinf(columns["reference"]), "it is positive, or NaN where it is not known"),
             ("image", (image < 0) | (image >= len(table.paths)), f"there are {len(table.paths)} paths")):
         for i in np.flatnonzero(bad): raise ValueError(f"{where}: person {i}: {field} is {columns[field][i]}; {right}")
-
-# %% ../nbs/09_data.ipynb #6d41c869
-def torso_length(
-    joints: np.ndarray,   # (M, N, 2) in pixels
-    visible: np.ndarray,  # (M, N)
-    skeleton: Skeleton,   # has shoulders and hips
-) -> np.ndarray:          # (M,) float32, NaN where no diagonal is annotated
-    "Right shoulder to left hip (decisions, row 30); where one end is missing, left shoulder to right hip."
-    length = np.full(len(joints), np.nan, np.float32)
-    for shoulder, hip in (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")):   # the second has the last word
-        a, b = skeleton.index(shoulder), skeleton.index(hip)
-        distance = np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)
-        known = (visible[:, a] > 0) & (visible[:, b] > 0) & (distance > 0)
-        length[known] = distance[known]
-    return length
 
 # %% ../nbs/09_data.ipynb #2d4b813a
 def square_around(

@@ -15,7 +15,7 @@ import torch
 from .skeleton import MPII, Skeleton
 
 # %% auto #0
-__all__ = ['RULES', 'GROUPS', 'Rule', 'torso_length', 'Report', 'evaluate', 'pckh']
+__all__ = ['RULES', 'GROUPS', 'Rule', 'torso_length', 'Report', 'evaluate', 'Truth', 'pckh']
 
 # %% ../nbs/08_evaluation.ipynb #f4ebc386
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def torso_length(
     length = np.full(len(joints), np.nan)
     for shoulder, hip in (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")):   # the second has the last word
         a, b = skeleton.index(shoulder), skeleton.index(hip)
-        known = (visible[:, a] > 0) & (visible[:, b] > 0)
-        length[known] = np.linalg.norm(joints[known, a] - joints[known, b], axis=-1)
+        distance = np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)
+        known = (visible[:, a] > 0) & (visible[:, b] > 0) & (distance > 0)
+        length[known] = distance[known]
     return length
 
 # %% ../nbs/08_evaluation.ipynb #7a3855cc
@@ -169,6 +170,15 @@ def _by_group(by_joint: dict[str, float]) -> dict[str, float]:
     return groups
 
 # %% ../nbs/08_evaluation.ipynb #2b80149a
+@dataclass(frozen=True)
+class Truth:
+    "What `evaluate` asks of annotations, and nothing else: for people who come in batches."
+    joints: object       # (M, N, 2) x, y in pixels
+    visible: object      # (M, N), 0 = not annotated
+    reference: object    # (M,) head size in pixels
+    skeleton: Skeleton
+
+# %% ../nbs/08_evaluation.ipynb #6564f819
 def pckh(
     predictions,               # (B, N, 2) x, y in pixels
     joints,                    # (B, N, 2)
@@ -178,11 +188,4 @@ def pckh(
     skeleton: Skeleton = MPII,
 ) -> float:                    # percent
     "PCKh of a batch by the official rule, for a look during training."
-    return evaluate(predictions, _Truth(joints, visible, reference, skeleton), thresholds=threshold).total
-
-@dataclass(frozen=True)
-class _Truth:
-    joints: object
-    visible: object
-    reference: object
-    skeleton: Skeleton
+    return evaluate(predictions, Truth(joints, visible, reference, skeleton), thresholds=threshold).total

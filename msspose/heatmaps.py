@@ -97,7 +97,7 @@ def _newton(
     inner: Tensor,  # (B, N, 2) whether both neighbours along x, along y exist
 ) -> Tensor:        # (B, N, 2) from -0.5 to 0.5
     "From the peak to the top of the quadric through the logarithms: exact for a Gaussian of any width, 0 on a plateau."
-    peak = patch[..., 1:2, 1:2].detach()
+    peak = patch[..., 1:2, 1:2]
     log = torch.where(peak > 0, torch.maximum(patch, 1e-4 * peak), 1.0).log()    # a network's map may be 0 or negative beside the peak
     slope_x, slope_y = (log[..., 1, 2] - log[..., 1, 0]) / 2, (log[..., 2, 1] - log[..., 0, 1]) / 2
     bend_x, bend_y = 2 * log[..., 1, 1] - log[..., 1, 2] - log[..., 1, 0], 2 * log[..., 1, 1] - log[..., 2, 1] - log[..., 0, 1]

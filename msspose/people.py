@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POSTURES', 'ARMS', 'LIMITS', 'TRUNK', 'LIMBS', 'CAPSULES', 'ELLIPSOIDS', 'MATERIALS', 'HAIR', 'PATTERN', 'SKIN',
            'HAIR_COLOUR', 'COLUMNS', 'SETS', 'SPLITS', 'scramble', 'Dice', 'turn', 'sample_shape', 'kinematics',
-           'sample_pose', 'hsv', 'sample_clothes', 'Parts', 'surface', 'body_parts', 'rasterize', 'hidden_joints',
-           'backdrop', 'clutter', 'occluders', 'place_others', 'Batch', 'People']
+           'sample_pose', 'hsv', 'sample_clothes', 'Parts', 'surface', 'rasterize', 'hidden_joints', 'backdrop',
+           'thing_parts', 'clutter', 'occluders', 'place_others', 'Batch', 'People']
 
 # %% ../nbs/01_people.ipynb #db3c0620
 import math
@@ -31,7 +31,7 @@ def scramble(
 
 
 class Dice:
-    "Random numbers for M people at once; what a person throws depends on that person's seed and on what was asked before, not on the others."
+    "Random numbers for M people at once; what a person throws depends on their seed and on what was asked before, on nobody else."
 
     def __init__(
         self,
@@ -58,6 +58,15 @@ class Dice:
         edges = torch.tensor(np.cumsum(weights) / np.sum(weights), dtype=torch.float32, device=self.seeds.device)
         return torch.bucketize(self.uniform()[:, 0], edges, right=True).clamp(max=len(weights) - 1)
 
+# %% ../nbs/01_people.ipynb #7cb44ab7
+POSTURES = {"standing": 0.28, "walking": 0.14, "running": 0.14, "sitting": 0.14,
+            "bending": 0.1, "jumping": 0.1, "squatting": 0.05, "free": 0.05}
+ARMS = ("hanging", "raised", "sideways", "forward", "on_hip", "free", "swinging")
+LIMITS = dict(   # degrees: what a joint can do
+    hip_flex=(-25, 125), hip_abduct=(-12, 60), hip_twist=(-30, 40), knee=(0, 145), ankle=(-30, 40),
+    shoulder_lift=(0, 178), shoulder_azimuth=(-45, 165), shoulder_twist=(-80, 70), elbow=(0, 145),
+    bend=(-25, 100), lean=(-30, 30), twist=(-40, 40), nod=(-35, 45), tilt=(-25, 25), look=(-65, 65))
+
 # %% ../nbs/01_people.ipynb #11a64f8a
 def turn(
     axis: str,      # "x", "y" or "z"
@@ -77,8 +86,10 @@ def sample_shape(
     n = lambda mean, std: dice.normal(mean, std)[:, 0].clamp(mean - 2.5 * std, mean + 2.5 * std)
     girth, child = n(1, 0.13), (dice.uniform()[:, 0] < 0.12).float()
     return dict(
-        girth=girth, head=n(1, 0.04) * (1 + 0.28 * child), shoulders=n(0.108, 0.008) * (1 - 0.06 * child), hips=n(0.056, 0.005) * (0.7 + 0.3 * girth),
-        trunk=n(0.27, 0.011), neck=n(0.052, 0.005), upper_arm=n(0.168, 0.007), forearm=n(0.15, 0.006), thigh=n(0.238, 0.01), shin=n(0.235, 0.01),
+        girth=girth, head=n(1, 0.04) * (1 + 0.28 * child),
+        shoulders=n(0.108, 0.008) * (1 - 0.06 * child), hips=n(0.056, 0.005) * (0.7 + 0.3 * girth),
+        trunk=n(0.27, 0.011), neck=n(0.052, 0.005), upper_arm=n(0.168, 0.007), forearm=n(0.15, 0.006),
+        thigh=n(0.238, 0.01), shin=n(0.235, 0.01),
         bust=dice.uniform()[:, 0], belly=(girth - 1).clamp(min=0) * 2)
 
 # %% ../nbs/01_people.ipynb #fa2762ec
@@ -101,7 +112,8 @@ def leg_points(pose, shape, pelvis: Tensor, hip_centre: Tensor, side: str, s: fl
     shin = thigh @ turn("x", angle("knee"))
     ankle = knee + rotate(shin, 0.0, shape["shin"], 0.0)
     foot = shin @ turn("x", angle("ankle"))
-    return dict(hip=hip, knee=knee, ankle=ankle, heel=ankle + rotate(foot, 0.0, 0.026, 0.018), toe=ankle + rotate(foot, s * 0.012, 0.034, -0.098))
+    return dict(hip=hip, knee=knee, ankle=ankle,
+                heel=ankle + rotate(foot, 0.0, 0.026, 0.018), toe=ankle + rotate(foot, s * 0.012, 0.034, -0.098))
 
 
 def arm_points(pose, shape, chest: Tensor, thorax: Tensor, side: str, s: float) -> dict[str, Tensor]:
@@ -113,7 +125,8 @@ def arm_points(pose, shape, chest: Tensor, thorax: Tensor, side: str, s: float) 
     elbow = shoulder + rotate(upper, 0.0, shape["upper_arm"], 0.0)
     fore = upper @ turn("x", -angle("elbow"))
     wrist = elbow + rotate(fore, 0.0, shape["forearm"], 0.0)
-    return dict(shoulder=shoulder, elbow=elbow, wrist=wrist, hand=wrist + rotate(fore, 0.0, 0.052, 0.0), thumb=wrist + rotate(fore, -s * 0.014, 0.036, -0.026))
+    return dict(shoulder=shoulder, elbow=elbow, wrist=wrist,
+                hand=wrist + rotate(fore, 0.0, 0.052, 0.0), thumb=wrist + rotate(fore, -s * 0.014, 0.036, -0.026))
 
 # %% ../nbs/01_people.ipynb #0364256f
 def kinematics(
@@ -134,17 +147,10 @@ def kinematics(
     point["head"] = point["upper_neck"] + rotate(frame["head"], 0.0, -0.068 * shape["head"], -0.012)
     point["head_top"] = point["upper_neck"] + rotate(frame["head"], 0.0, -0.143 * shape["head"], -0.006)
     for side, s in (("left", 1.0), ("right", -1.0)):
-        limbs = leg_points(pose, shape, frame["pelvis"], point["pelvis"], side, s) | arm_points(pose, shape, frame["chest"], point["thorax"], side, s)
-        point |= {f"{side}_{name}": p for name, p in limbs.items()}
+        leg = leg_points(pose, shape, frame["pelvis"], point["pelvis"], side, s)
+        arm = arm_points(pose, shape, frame["chest"], point["thorax"], side, s)
+        point |= {f"{side}_{name}": p for name, p in (leg | arm).items()}
     return point, frame
-
-# %% ../nbs/01_people.ipynb #7cb44ab7
-POSTURES = {"standing": 0.28, "walking": 0.14, "running": 0.14, "sitting": 0.14, "bending": 0.1, "jumping": 0.1, "squatting": 0.05, "free": 0.05}
-ARMS = ("hanging", "raised", "sideways", "forward", "on_hip", "free", "swinging")
-LIMITS = dict(   # degrees: what a joint can do
-    hip_flex=(-25, 125), hip_abduct=(-12, 60), hip_twist=(-30, 40), knee=(0, 145), ankle=(-30, 40),
-    shoulder_lift=(0, 178), shoulder_azimuth=(-45, 165), shoulder_twist=(-80, 70), elbow=(0, 145),
-    bend=(-25, 100), lean=(-30, 30), twist=(-40, 40), nod=(-35, 45), tilt=(-25, 25), look=(-65, 65))
 
 # %% ../nbs/01_people.ipynb #4cba50ba
 def select(choice: Tensor, *options) -> Tensor:
@@ -161,7 +167,8 @@ def sample_leg(dice: Dice, posture: Tensor, stride: Tensor) -> dict[str, Tensor]
         hip_flex=select(posture, n(0, 6), 28 * stride, 15 + 50 * stride, u(70, 105), u(-10, 25), u(-15, 90), u(70, 120), u(-25, 120)),
         hip_abduct=select(posture, n(5, 5), n(2, 3), n(3, 4), u(-5, 30), n(6, 6), u(-5, 45), u(0, 45), u(-10, 60)),
         hip_twist=u(-10, 25),
-        knee=select(posture, n(4, 5), 8 + 20 * behind * u(0.3, 1), 25 + 45 * behind * u(0.4, 1), u(50, 110), u(0, 35), u(0, 120), u(80, 140), u(0, 140)),
+        knee=select(posture, n(4, 5), 8 + 20 * behind * u(0.3, 1), 25 + 45 * behind * u(0.4, 1),
+                    u(50, 110), u(0, 35), u(0, 120), u(80, 140), u(0, 140)),
         ankle=u(-10, 30) * select(posture, 0, 0.5, 1, 0.5, 0, 1, -0.5, 1))
 
 
@@ -175,7 +182,8 @@ def sample_arm(dice: Dice, posture: Tensor, stride: Tensor) -> dict[str, Tensor]
     lift = select(arm, n(8, 7).abs(), u(115, 178), u(60, 112), u(35, 115), u(28, 52), u(0, 178), (u(25, 50) * stride).abs())
     return dict(
         shoulder_lift=lift,
-        shoulder_azimuth=select(arm, u(20, 120), u(10, 100), u(65, 105), u(-40, 45), u(90, 125), u(-45, 110), torch.where(stride > 0, 165.0, 10.0)),
+        shoulder_azimuth=select(arm, u(20, 120), u(10, 100), u(65, 105), u(-40, 45),
+                                u(90, 125), u(-45, 110), torch.where(stride > 0, 165.0, 10.0)),
         shoulder_twist=select(arm, u(-45, 10), u(-70, 60), u(-80, 70), u(-70, 50), u(-80, -55), u(-80, 70), u(-30, 5)),
         elbow=select(arm, u(2, 35), u(0, 110), u(0, 120), u(0, 120), u(85, 115), u(0, 140), u(5, 35) + 65 * (posture == 2)),
         shrug=u(-0.2, 1) * lift / 178)
@@ -354,11 +362,12 @@ def capsule_rows(xyz: Tensor, magnify: Tensor, shape: dict, zoom: Tensor) -> lis
     first = size * magnify[:, start] * torch.tensor([row[2] for row in CAPSULES], device=device)
     last = size * magnify[:, end] * torch.tensor([row[3] for row in CAPSULES], device=device)
     along, zero = xyz[:, end] - xyz[:, start], torch.zeros_like(first)
-    return [*xyz[:, start].unbind(-1), *along.unbind(-1), 1 / first, zero, zero, 1 / first, zero, zero, first, last / first - 1, zero, first, first]
+    return [*xyz[:, start].unbind(-1), *along.unbind(-1), 1 / first, zero, zero, 1 / first,
+            zero, zero, first, last / first - 1, zero, first, first]
 
 
 def ellipsoid_rows(xyz: Tensor, magnify: Tensor, frame: dict, shape: dict, hair: Tensor, zoom: Tensor) -> list[Tensor]:
-    "The same for ELLIPSOIDS. An ellipsoid seen from afar is an ellipse, as the projection of a Gaussian is a Gaussian: S is its covariance."
+    "The same for ELLIPSOIDS. An ellipsoid from afar is an ellipse, as the projection of a Gaussian is a Gaussian: S is its covariance."
     device, names = xyz.device, [row[0] for row in ELLIPSOIDS]
     at = landmark([row[2] for row in ELLIPSOIDS], device)
     axes = torch.stack([frame[row[1]] for row in ELLIPSOIDS], 1)                                                     # (P, E, 3, 3)
@@ -395,7 +404,7 @@ def look_rows(xyz: Tensor, clothes: dict, zoom: Tensor) -> list[Tensor]:
     same = lambda v: v[:, None].expand(len(xyz), len(materials), *v.shape[1:])
     return [*colours.unbind(-1), *same(clothes["second"]).unbind(-1), *same(wave).unbind(-1), same(-(wave * pelvis).sum(1)), contrast]
 
-# %% ../nbs/01_people.ipynb #4fb679df
+
 def body_parts(
     xyz: Tensor,      # (P, L, 3) LANDMARKS in pixels
     magnify: Tensor,  # (P, L) perspective
@@ -411,7 +420,8 @@ def body_parts(
     owners = [row[5] for row in CAPSULES] + [row[6] for row in ELLIPSOIDS]
     owners = torch.tensor([sum(1 << MPII.index(name) for name in names.split()) for names in owners], device=xyz.device)
     person = torch.arange(len(xyz), device=xyz.device)
-    return Parts(torch.stack(rows).flatten(1), picture.repeat_interleave(len(owners)), person.repeat_interleave(len(owners)), owners.repeat(len(xyz)))
+    each = len(owners)
+    return Parts(torch.stack(rows).flatten(1), picture.repeat_interleave(each), person.repeat_interleave(each), owners.repeat(len(xyz)))
 
 # %% ../nbs/01_people.ipynb #b3d97cda
 def shade(table: Tensor, which: Tensor, x: Tensor, y: Tensor, height: Tensor, normal: tuple, light: Tensor) -> Tensor:
@@ -462,7 +472,7 @@ def rasterize(
     which, x, y, z, cover, height = which[seen], x[seen], y[seen], z[seen], cover[seen].clamp(max=1), height[seen]
     colour = shade(parts.table, which, x, y, height, tuple(n[seen] for n in normal), light[parts.picture[which]])
     pixel = (parts.picture[which] * rows + y.long()) * cols + x.long()
-    order = ((z * 64).long() << 32) + torch.arange(len(which), device=z.device)     # the smallest is the nearest; its low bits say which it is
+    order = ((z * 64).long() << 32) + torch.arange(len(which), device=z.device)   # smallest: nearest; its low bits say which
     nobody = torch.iinfo(torch.int64).max
     nearest = torch.full((pictures * rows * cols,), nobody, device=z.device)
     canvas = background.permute(1, 0, 2, 3).clone(memory_format=torch.contiguous_format).flatten(1)   # never the one that was given
@@ -507,7 +517,8 @@ def backdrop(
     "A wall, often with stripes, often a floor, and stains of three sizes on both."
     column = lambda low=0.0, high=1.0: dice.uniform(low, high)[:, :, None]                  # (B, 1, 1)
     colour = lambda: hsv(*(dice.uniform(low, high)[:, 0] for low, high in ((0, 1), (0, 0.4), (0.2, 0.95))))[..., None, None]
-    x, y = ((torch.arange(size, device=dice.seeds.device) + 0.5) / size).view(1, 1, -1), ((torch.arange(size, device=dice.seeds.device) + 0.5) / size).view(1, -1, 1)
+    along = (torch.arange(size, device=dice.seeds.device) + 0.5) / size
+    x, y = along.view(1, 1, -1), along.view(1, -1, 1)
     angle, waves = column(0, math.pi), column(2, 14) * 2 * math.pi
     stripes = torch.sin((x * torch.cos(angle) + y * torch.sin(angle)) * waves + column(0, 6.3))
     picture = torch.lerp(colour(), colour(), ((stripes * 3 + 0.5).clamp(0, 1) * (column() < 0.4) * column(0.1, 0.7))[:, None])
@@ -515,7 +526,8 @@ def backdrop(
     picture = torch.lerp(picture, colour(), (floor * size + 0.5).clamp(0, 1)[:, None])
     for cells, channels, strength in ((3, 3, 0.12), (8, 1, 0.08), (24, 1, 0.05)):
         stains = dice.normal(0, 1, channels * cells * cells).view(-1, channels, cells, cells)
-        picture = picture + F.interpolate(stains, (size, size), mode="bicubic" if cells == 3 else "bilinear", align_corners=False) * column(0, strength)[..., None]
+        stains = F.interpolate(stains, (size, size), mode="bicubic" if cells == 3 else "bilinear", align_corners=False)
+        picture = picture + stains * column(0, strength)[..., None]
     return picture.clamp(0, 1)
 
 # %% ../nbs/01_people.ipynb #7d552340
@@ -534,7 +546,7 @@ def thing_parts(dice: Dice, centre: Tensor, half: Tensor, angle: Tensor, z: Tens
     picture = torch.arange(pictures, device=z.device).repeat_interleave(n)
     return Parts(torch.stack(rows).flatten(1), picture, torch.full_like(picture, -1), torch.zeros_like(picture))
 
-# %% ../nbs/01_people.ipynb #ec967ec0
+
 def clutter(
     dice: Dice,       # of B pictures
     size: int,        # pixels
@@ -561,10 +573,11 @@ def occluders(
     here = (dice.uniform() < probability) & (torch.arange(n, device=pixels.device) < 1 + dice.uniform(0, n).floor())
     at = joints.gather(1, u(0, joints.shape[1]).long()[..., None].expand(-1, -1, 2))
     bar = u() < 0.3
-    half = torch.stack([torch.where(bar, u(0.025, 0.045), u(0.05, 0.13)), torch.where(bar, u(0.15, 0.45), u(0.05, 0.13))], -1) * pixels[:, None, None]
+    half = torch.stack([torch.where(bar, u(0.025, 0.045), u(0.05, 0.13)), torch.where(bar, u(0.15, 0.45), u(0.05, 0.13))], -1)
+    half = half * pixels[:, None, None]
     angle = u(-90, 90)
     c, s = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
-    a, b = u(-0.65, 0.65) * half[..., 0], u(-0.65, 0.65) * half[..., 1]                     # within 0.65 of the half size: the joint is covered
+    a, b = u(-0.65, 0.65) * half[..., 0], u(-0.65, 0.65) * half[..., 1]   # within 0.65 of the half size: the joint is covered
     centre = at + torch.stack([c * a - s * b, s * a + c * b], -1)
     centre[..., 0] = torch.where(here, centre[..., 0], AWAY)
     return thing_parts(dice, centre, half, angle, -4 * pixels[:, None] - u(), boxes=0.6, textured=1.0)
@@ -610,7 +623,7 @@ class Batch:
     reference: Tensor       # (B,) pixels: the length that normalises errors, head size or torso
     others: Tensor          # (B, K, N, 2) joints of the other people in the picture
     others_visible: Tensor  # (B, K, N) uint8, 0 also where there are fewer than K others
-    boxes: Tensor           # (B, 1 + K, 4) left, top, right, bottom: the person, then the others; zeros where there is nobody or it is not known
+    boxes: Tensor           # (B, 1 + K, 4) left, top, right, bottom: the person, then the others; zeros: nobody, or unknown
 
     def __len__(self) -> int: return len(self.images)
 
@@ -645,12 +658,13 @@ def frame_person(dice: Dice, low: Tensor, high: Tensor, head: Tensor, scale: flo
     return (low + high) / 2 + aside - wrong[:, None] / 2, wrong
 
 # %% ../nbs/01_people.ipynb #6ed82750
-SETS = {"plain": (0.0, 0.0, 0.0), "scale": (1.0, 0.0, 0.0), "occlusion": (0.0, 1.0, 0.0), "crowd": (0.0, 0.0, 1.0), "standard": (0.5, 0.5, 0.5)}
+SETS = {"plain": (0.0, 0.0, 0.0), "scale": (1.0, 0.0, 0.0), "occlusion": (0.0, 1.0, 0.0),
+        "crowd": (0.0, 0.0, 1.0), "standard": (0.5, 0.5, 0.5)}
 SPLITS = {"train": None, "val": 1000, "test": 2000}
 
 
 class People:
-    "Generated people: a data set that is made while it is used. Person i of a split is the same in every set: only the difficulties differ."
+    "Generated people, a data set that is made while it is used. Person i of a split is the same in every set: only difficulties differ."
     skeleton: Skeleton = MPII
 
     def __init__(
@@ -671,14 +685,15 @@ class People:
         self.scale, self.occlusion, self.crowd = self.dials
 
     def __len__(self) -> int:
-        if SPLITS[self.split] is None: raise TypeError("the train split has no end: ask for as many people as you want with batch(range(...))")
+        if SPLITS[self.split] is None: raise TypeError("the train split has no end: ask for as many people as you want: batch(range(...))")
         return SPLITS[self.split]
 
     def seeds(self, indices) -> Tensor:
         "One seed per person, of indices that are checked: (B,)."
         indices = torch.as_tensor(list(indices) if isinstance(indices, range) else indices, dtype=torch.int64, device=self.device)
         stop = SPLITS[self.split] or 2**40
-        if indices.ndim != 1 or len(indices) == 0: raise ValueError(f"indices of shape {tuple(indices.shape)}: expected a list of at least one number")
+        if indices.ndim != 1 or len(indices) == 0:
+            raise ValueError(f"indices of shape {tuple(indices.shape)}: expected a list of at least one number")
         if indices.min() < 0 or indices.max() >= stop:
             raise IndexError(f"people {indices.min()} to {indices.max()} of {self.split}: they are numbered from 0 to {stop - 1}")
         return scramble(indices * 4 + list(SPLITS).index(self.split))
@@ -722,7 +737,8 @@ class People:
         direction = torch.cat([dice.uniform(-0.8, 0.8), dice.uniform(-0.9, -0.2), dice.uniform(-1, -0.4)], 1)
         light, background = torch.cat([F.normalize(direction, dim=1), dice.uniform(0.5, 0.75)], 1), backdrop(dice, self.size)
         step = max(1, 2**16 // self.size**2) if self.device.type == "cpu" else B       # few at a time: they stay in the processor's cache
-        images = torch.cat([rasterize(scene.parts.of_pictures(i, i + step), background[i:i + step], light[i:i + step]) for i in range(0, B, step)])
+        images = torch.cat([rasterize(scene.parts.of_pictures(i, i + step), background[i:i + step], light[i:i + step])
+                            for i in range(0, B, step)])
 
         def by_picture(values: Tensor) -> Tensor:   # (P, ...) -> (B, 1 + K, ...)
             table = values.new_zeros(B, int(scene.number.max()) + 1, *values.shape[1:])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SKELETONS', 'ARCHITECTURES', 'Stage', 'TrainConfig', 'configure', 'open_source', 'training_batches',
-           'learning_rate', 'predict_heatmaps', 'predict_people', 'Truth', 'evaluate_source', 'default_rule',
-           'save_model', 'load_model', 'Run', 'fit', 'write_report']
+           'learning_rate', 'predict_heatmaps', 'predict_people', 'evaluate_source', 'default_rule', 'save_model',
+           'load_model', 'Run', 'fit', 'write_report']
 
 # %% ../nbs/11_training.ipynb #2e13c8c1
 import contextlib
@@ -33,7 +33,7 @@ from . import __version__
 from .crops import CropStore
 from .data import load_annotations
 from .drawing import curves, gif, overlay, show_people
-from .evaluation import Report, evaluate
+from .evaluation import Report, Truth, evaluate
 from .heatmaps import decode, encode, to_image, to_map
 from .hourglass import StackedHourglass, heatmap_loss
 from .people import SETS, Batch, People
@@ -72,7 +72,7 @@ class TrainConfig:
 
 PRESETS = {
     "demo": TrainConfig(seconds=180),
-    "laptop": TrainConfig(seconds=1800, size=128, depth=4, width=96),
+    "laptop": TrainConfig(seconds=1800, size=96, width=96),
     "paper": TrainConfig(size=256, n_stacks=8, width=256, depth=4, stage1=Stage(epochs=150, lr=5e-4)),
 }
 
@@ -208,15 +208,6 @@ def predict_people(
     return torch.cat(joints), torch.cat(peaks)
 
 # %% ../nbs/11_training.ipynb #7622e815
-@dataclass(frozen=True)
-class Truth:
-    "What `evaluate` asks of annotations."
-    joints: np.ndarray     # (M, N, 2)
-    visible: np.ndarray    # (M, N)
-    reference: np.ndarray  # (M,)
-    skeleton: Skeleton
-
-
 def evaluate_source(
     model: nn.Module,
     source: People | CropStore,
@@ -366,7 +357,7 @@ def fit(
     network = dict(n_stacks=config.n_stacks, n_joints=source.skeleton.n_joints, width=config.width, depth=config.depth, stride=config.stride, seed=config.seed)
     model = StackedHourglass(**network)
     (folder / "config.json").write_text(json.dumps(asdict(config) | {"version": __version__, "python": platform.python_version(), "torch": torch.__version__}, indent=2) + "\n")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.stage1.lr, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.stage1.lr, weight_decay=config.weight_decay, fused=True)
     pictures = config.epoch_size if isinstance(source, People) else len(source)
     total = config.stage1.epochs * math.ceil(pictures / config.batch_size)
     watcher, step, seen, losses, spent = Watcher(folder, val), 0, 0, [], 0.0

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from msspose.data import LSPET_SPLITS, Annotations, load_annotations, load_lspet, square_around, torso_length
+from msspose.data import LSPET_SPLITS, Annotations, load_annotations, load_lspet, square_around
+from msspose.evaluation import torso_length
 from msspose.skeleton import LSP, MPII
 
 REAL = Path(os.environ.get("MSSPOSE_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "lspet"

@@ -321,3 +321,31 @@ def test_row_25_on_the_mpii_validation_annotations():
     assert score(corner + (found["subpixel"] + 0.5) * stride) == pytest.approx(99.6, abs=0.1)
     outside = ((in_map < -0.5) | (in_map >= 63.5)).any(-1)
     assert 100 * outside[counted].double().mean().item() == pytest.approx(0.5, abs=0.05)    # why it is not 100
+
+
+# exercises ------------------------------------------------------------------------------------------------------------------------
+
+def soft_argmax(heatmaps, beta, over=(2, 3), order=(0, 1), scale=True):
+    "The solution, and with other arguments the usual mistakes."
+    weights = torch.exp(beta * (heatmaps - heatmaps.amax((2, 3), keepdim=True)) * (1 if scale else 1 / beta))
+    weights = weights / weights.sum(over, keepdim=True)
+    x = (weights.sum(2) * torch.arange(heatmaps.shape[3])).sum(-1)
+    y = (weights.sum(3) * torch.arange(heatmaps.shape[2])).sum(-1)
+    return torch.stack([(x, y)[k] for k in order], -1)
+
+
+@pytest.mark.parametrize("name, answer, right", [
+    ("heatmap_size", 32, True), ("heatmap_size", 32.17, True),
+    ("heatmap_size", 69, False), ("heatmap_size", 98, False), ("heatmap_size", "32", False),
+    ("soft_argmax", soft_argmax, True),
+    ("soft_argmax", lambda maps, beta: soft_argmax(maps, beta, order=(1, 0)), False),
+    ("soft_argmax", lambda maps, beta: soft_argmax(maps, beta, over=(3,)), False),
+    ("soft_argmax", lambda maps, beta: soft_argmax(maps, beta, scale=False), False),
+    ("soft_argmax", lambda maps, beta: decode(maps, "subpixel")[0], False),
+    ("soft_argmax", lambda maps, beta: soft_argmax(maps, beta) + 0.5, False),
+    ("soft_argmax", lambda maps, beta: (torch.exp(beta * maps) / torch.exp(beta * maps).sum((2, 3), keepdim=True)).sum((2, 3)), False),
+])
+def test_exercises_tell_wrong_from_right(name, answer, right):
+    checks = pytest.importorskip("msspose.checks")
+    verdict = checks.judge(checks.EXERCISES[name], answer)
+    assert verdict == "right" if right else verdict.startswith("not yet")

@@ -235,7 +235,7 @@ BROKEN = [
     (imports_apart, {"imports": "%matplotlib inline\nimport math"}), (imports_apart, {"imports": "!ls\nimport math"}),
     (imports_apart, {"imports": "def f():\n    import math"}), (imports_apart, {"imports": "try: import math\nexcept ImportError: pass"}),
     (short_cells, {"code": "\n".join(f"x{i} = {i}" for i in range(26)), "outputs": []}),
-    (quiet_outputs, {"outputs": shows("saved in /ho" "me/you/file.png")}), (quiet_outputs, {"outputs": shows("C:\\Users\\you")}),
+    (quiet_outputs, {"outputs": shows("saved in /ho" "me/you/file.png")}), (quiet_outputs, {"outputs": shows("C:\\" "Users\\you")}),
     (quiet_outputs, {"outputs": shows("<Axes at 0x7f12ab34cd56>")}), (quiet_outputs, {"outputs": shows("on 2024-05-17 we")}),
     (quiet_outputs, {"outputs": shows("UserWarning: mind")}), (quiet_outputs, {"outputs": shows("quiet", name="stderr")}),
     (quiet_outputs, {"outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}),

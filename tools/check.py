@@ -194,8 +194,8 @@ def wheel() -> None:
         content_of(built)
         python = empty_environment(away / "env")
         install = ["uv", "pip", "install", "--python", python] if shutil.which("uv") else [python, "-m", "pip", "install", "--no-compile"]
-        run(*install, "--quiet", "--constraint", ROOT / "constraints.txt", built)
-        clear = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "2"}
+        run(*install, "--constraint", ROOT / "constraints.txt", built, quiet=True)
+        clear = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}   # one thread: no waiting for others on a busy machine
         where = run(python, "-c", "import msspose; print(msspose.__file__)", cwd=away, quiet=True, **clear).strip()
         if not Path(where).resolve().is_relative_to(away): raise Failed(f"imported from {where}, not from the installed wheel")
         command = shutil.which("msspose", path=str(python.parent))
