@@ -40,7 +40,7 @@ lab: $(VENV)/.lab  ## open the chapters in JupyterLab
 
 docs: quarto $(VENV)/.dev  ## build the site into _docs; needs Quarto
 	@echo "Building the site into _docs"
-	@$(BIN)/nbdev_proc_nbs --force
+	@rm -rf _proc && $(BIN)/nbdev_proc_nbs
 	@cd _proc && quarto render --no-cache
 	@rm -rf _docs && mv _proc/_docs _docs
 

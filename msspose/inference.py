@@ -42,7 +42,7 @@ class Pose:
 
     def to_dict(self) -> dict:
         "For JSON: joints by name, as [x, y, confidence]."
-        rows = np.column_stack([self.joints, self.confidence]).round(2).tolist()
+        rows = np.column_stack([self.joints, self.confidence]).astype(float).round(2).tolist()
         return {"box": list(self.box), "joints": dict(zip(self.skeleton.joints, rows, strict=True))}
 
     def draw(self, image: np.ndarray) -> np.ndarray:

@@ -65,14 +65,14 @@ class TrainConfig:
     clip: float = 10.0          # largest norm of the gradient
     warm_up: float = 0.05       # share of the training in which the rate rises
     bf16: bool = True           # convolutions in bfloat16: half the time where the processor has it
-    threads: int = 2            # of the processor
+    threads: int = 1            # of the processor for the network; another one makes the pictures
     snapshots: int = 12         # measurements, and frames of the animation, during training
     seed: int = 0               # of weights, order and augmentation
 
 
 PRESETS = {
     "demo": TrainConfig(seconds=180),
-    "laptop": TrainConfig(seconds=1800, size=96, width=96),
+    "laptop": TrainConfig(seconds=1800, width=96),
     "paper": TrainConfig(size=256, n_stacks=8, width=256, depth=4, stage1=Stage(epochs=150, lr=5e-4)),
 }
 
@@ -85,26 +85,39 @@ def configure(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals: raise ValueError(f"{override!r}: expected KEY=VALUE, such as seed=3 or stage1.epochs=2")
-        config = _override(config, key.strip().split("."), text.strip(), key.strip())
+        config = _override(config, key.strip().split("."), text.strip(), key.strip(), settings(config))
     return config
 
 # %% ../nbs/11_training.ipynb #a5b9f5d5
-def _override(config, path: list[str], text: str, key: str):
+ZERO = ("seconds", "weight_decay", "warm_up", "seed")   # the settings that may be zero
+
+
+def settings(config, prefix: str = "") -> list[str]:
+    "The names of all settings: seed, ..., stage1.epochs, ..."
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return [name for key, value in values.items() for name in (settings(value, f"{key}.") if is_dataclass(value) else [prefix + key])]
+
+
+def _override(config, path: list[str], text: str, key: str, names: list[str]):
     "One field of a dataclass, or of a dataclass within it."
     known = {f.name: getattr(config, f.name) for f in fields(config)}
-    if path[0] not in known:
-        names = [f"{name}.{inner.name}" for name, value in known.items() if is_dataclass(value) for inner in fields(value)] + list(known)
-        near = difflib.get_close_matches(key, names, 1, 0)
-        raise ValueError(f"{key}: no such setting; the nearest is {near[0]}")
+    if path[0] not in known: raise ValueError(f"{key}: no such setting; the nearest is {_nearest(key, names)}")
     old = known[path[0]]
-    if is_dataclass(old) != (len(path) > 1): raise ValueError(f"{key}: expected {key}.FIELD=VALUE" if is_dataclass(old) else f"{key}: {path[0]} has no fields")
-    if is_dataclass(old): return replace(config, **{path[0]: _override(old, path[1:], text, key)})
+    if is_dataclass(old) and len(path) == 1: raise ValueError(f"{key}: expected {key}.FIELD=VALUE, such as {key}.epochs=2")
+    if not is_dataclass(old) and len(path) > 1: raise ValueError(f"{key}: {path[0]} has no fields")
+    if is_dataclass(old): return replace(config, **{path[0]: _override(old, path[1:], text, key, names)})
     try: value = {"true": True, "1": True, "false": False, "0": False}[text.lower()] if isinstance(old, bool) else type(old)(text)
     except (ValueError, KeyError): raise ValueError(f"{key}={text}: expected {_kind(old)}, such as {old}") from None
     if isinstance(value, float) and not math.isfinite(value): raise ValueError(f"{key}={text}: expected a finite number")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and (value < 0 or value == 0 and path[-1] in ("size", "batch_size", "epoch_size", "epochs", "threads", "lr")):
+    if type(value) in (int, float) and (value < 0 or value == 0 and path[-1] not in ZERO):
         raise ValueError(f"{key}={text}: expected a positive number, such as {old}")
     return replace(config, **{path[0]: value})
+
+
+def _nearest(key: str, names: list[str]) -> str:
+    "By the whole name, or by what stands behind the dot."
+    likeness = lambda name: max(difflib.SequenceMatcher(None, key, form).ratio() for form in (name, name.rpartition(".")[2]))
+    return max(names, key=likeness)
 
 
 def _kind(value) -> str:
@@ -127,8 +140,10 @@ def mirror(batch: Batch, skeleton: Skeleton) -> Batch:
     "The pictures seen in a mirror: left and right change their names."
     swap, width = list(skeleton.flip), batch.images.shape[-1]
     turned = lambda joints: torch.stack([width - 1 - joints[..., 0], joints[..., 1]], -1)[..., swap, :]
-    boxes = torch.stack([width - 1 - batch.boxes[..., 2], batch.boxes[..., 1], width - 1 - batch.boxes[..., 0], batch.boxes[..., 3]], -1)
-    return Batch(batch.images.flip(-1), turned(batch.joints), batch.visible[..., swap], batch.reference, turned(batch.others), batch.others_visible[..., swap], boxes)
+    left, top, right, bottom = batch.boxes.unbind(-1)
+    return Batch(
+        batch.images.flip(-1), turned(batch.joints), batch.visible[..., swap], batch.reference, turned(batch.others),
+        batch.others_visible[..., swap], torch.stack([width - 1 - right, top, width - 1 - left, bottom], -1))
 
 # %% ../nbs/11_training.ipynb #29b0187d
 def training_batches(
@@ -139,9 +154,12 @@ def training_batches(
     "One epoch. Generated people are new ones each time, each shown twice: as made, and mirrored. Photographs are shuffled and augmented."
     B = config.batch_size
     if isinstance(source, People):
-        for first in range(epoch * config.epoch_size // 2, (epoch + 1) * config.epoch_size // 2, B):
-            batch = source.batch(range(first, first + B))
-            yield from (batch, mirror(batch, source.skeleton))
+        start, stop = (e * config.epoch_size // 2 for e in (epoch, epoch + 1))
+        for first in range(start, stop, 4 * B):                     # painting four batches at once is cheaper
+            many = source.batch(range(first, min(first + 4 * B, stop)))
+            for rows in torch.arange(len(many)).split(B):
+                batch = Batch(*(getattr(many, f.name)[rows] for f in fields(many)))
+                yield from (batch, mirror(batch, source.skeleton))
         return
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(source), generator=generator)
@@ -149,7 +167,7 @@ def training_batches(
         if len(rows) > 1: yield source.batch(rows, generator)       # one picture alone has no batch statistics
 
 # %% ../nbs/11_training.ipynb #54e71fdf
-def ahead(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch], depth: int = 16) -> Iterator[Batch]:
     "The same batches, made by another thread while the network trains."
     def make():
         torch.set_num_threads(1)
@@ -196,16 +214,15 @@ def predict_people(
     source: People | CropStore,
     indices,                    # which people
     batch_size: int = 50,
-) -> tuple[Tensor, Tensor]:     # joints (M, N, 2) in pixels of the pictures, peak values (M, N)
+) -> tuple[Tensor, Truth]:      # joints (M, N, 2) in pixels of the pictures, and where they really are
     "Joints of many people of a source."
-    joints, peaks = [], []
+    batches, found = [], []
     for rows in torch.as_tensor(list(indices)).split(batch_size):
-        images = source.batch(rows).images
-        heatmaps = predict_heatmaps(model, images, source.skeleton)
-        found, peak = decode(heatmaps, "subpixel")
-        joints.append(to_image(found, images.shape[-1] // heatmaps.shape[-1]))
-        peaks.append(peak)
-    return torch.cat(joints), torch.cat(peaks)
+        batches.append(source.batch(rows))
+        heatmaps = predict_heatmaps(model, batches[-1].images, source.skeleton)
+        found.append(to_image(decode(heatmaps, "subpixel")[0], source.size // heatmaps.shape[-1]))
+    columns = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("joints", "visible", "reference"))
+    return torch.cat(found), Truth(*columns, source.skeleton)
 
 # %% ../nbs/11_training.ipynb #7622e815
 def evaluate_source(
@@ -213,12 +230,10 @@ def evaluate_source(
     source: People | CropStore,
     count: int = 0,           # the first so many people; 0: all
     rule: str | None = None,  # default: official for the joints of MPII, pck for others
-) -> tuple[Report, Tensor]:   # and the joints, in pixels of the pictures
+) -> Report:
     "Predict and evaluate."
-    rows = range(min(count, len(source)) or len(source))
-    joints, _ = predict_people(model, source, rows)
-    truth = Truth(*(np.asarray(v[:len(rows)]) for v in (source.joints, source.visible, source.reference)), source.skeleton)
-    return evaluate(joints.numpy(), truth, rule or default_rule(source.skeleton)), joints
+    joints, truth = predict_people(model, source, range(min(count, len(source)) or len(source)))
+    return evaluate(joints, truth, rule or default_rule(source.skeleton))
 
 
 def default_rule(skeleton: Skeleton) -> str: return "official" if skeleton.name == MPII.name else "pck"
@@ -233,7 +248,8 @@ def save_model(
     file = Path(folder) / "model.safetensors"
     aside = file.with_suffix(".partial")
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, aside, metadata={"msspose": json.dumps({"architecture": type(model).__name__, "version": __version__, **about})})
+    description = {"architecture": type(model).__name__, "version": __version__, **about}
+    save_file(weights, aside, metadata={"msspose": json.dumps(description)})
     aside.chmod(0o644)
     aside.replace(file)
     return file
@@ -248,7 +264,8 @@ def load_model(
 ) -> tuple[StackedHourglass, Skeleton, dict]:  # the network in evaluation mode, its skeleton, what the file says about it
     "The opposite of save_model; ValueError or FileNotFoundError says what is wrong with the folder."
     file = Path(folder) / "model.safetensors" if Path(folder).is_dir() else Path(folder)
-    if not file.is_file(): raise FileNotFoundError(f"{folder}: no model here; expected a folder with a model.safetensors, such as msspose train makes")
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: no model here; expected a folder with a model.safetensors, such as msspose train makes")
     try:
         with safe_open(file, "pt") as stored:
             about = (stored.metadata() or {}).get("msspose")
@@ -266,11 +283,13 @@ def load_model(
 # %% ../nbs/11_training.ipynb #fa2f80b6
 def _check_weights(file: Path, expected: dict, found: dict) -> None:
     "The first tensor that is missing, too many, or of another shape."
-    for name in [*expected, *found]:
-        if name not in found: raise ValueError(f"{file}: another architecture than its description says: {name} is missing")
-        if name not in expected: raise ValueError(f"{file}: another architecture than its description says: {name} is not part of it")
-        if expected[name].shape != found[name].shape:
-            raise ValueError(f"{file}: another architecture than its description says: {name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+    shapes, needed = ({name: tuple(value.shape) for name, value in weights.items()} for weights in (found, expected))
+    for name in [*needed, *shapes]:
+        if shapes.get(name) == needed.get(name): continue
+        if name not in shapes: wrong = "is missing"
+        elif name not in needed: wrong = "is not part of it"
+        else: wrong = f"is {shapes[name]}, expected {needed[name]}"
+        raise ValueError(f"{file}: another architecture than its description says: {name} {wrong}")
 
 # %% ../nbs/11_training.ipynb #3f32c186
 def prepare_folder(out: str | Path) -> Path:
@@ -280,7 +299,8 @@ def prepare_folder(out: str | Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".probe").write_bytes(b"")
         (out / ".probe").unlink()
-    except OSError as error: raise OSError(f"{out}: cannot write to this output folder ({error.strerror}); pass another with --out") from error
+    except OSError as error:
+        raise OSError(f"{out}: cannot write to this output folder ({error.strerror}); pass another with --out") from error
     return out
 
 
@@ -319,16 +339,20 @@ class Watcher:
     "Measures now and then, writes metrics.jsonl, and keeps the heatmaps of a few people for the animation."
 
     def __init__(self, folder: Path, source: People | CropStore, count: int = 200, shown: int = 4):
-        self.source, self.count, self.history, self.frames = source, count, [], []
-        self.file, self.shown = folder / "metrics.jsonl", source.batch(range(min(shown, len(source)))).images
+        self.skeleton, self.people, self.shown = source.skeleton, source.batch(range(min(count, len(source)))), shown
+        self.truth = Truth(self.people.joints, self.people.visible, self.people.reference, source.skeleton)
+        self.history, self.frames, self.file = [], [], folder / "metrics.jsonl"
         self.file.write_text("")
 
     def look(self, model: nn.Module, **measured) -> dict:
-        report, _ = evaluate_source(model, self.source, self.count)
+        images, rule = self.people.images, default_rule(self.skeleton)
+        heatmaps = torch.cat([predict_heatmaps(model, some, self.skeleton) for some in images.split(50)])
+        found = to_image(decode(heatmaps, "subpixel")[0], images.shape[-1] // heatmaps.shape[-1])
+        report = evaluate(found, self.truth, rule)
         self.history.append(measured | {"pck": report.total, "count": report.n})
         with self.file.open("a") as file: file.write(json.dumps(self.history[-1]) + "\n")
-        heatmaps = predict_heatmaps(model, self.shown, self.source.skeleton)
-        lit = overlay(torch.nn.functional.interpolate(self.shown, size=192, mode="bicubic").clamp(0, 1), heatmaps, self.source.skeleton)
+        large = torch.nn.functional.interpolate(images[:self.shown], size=192, mode="bicubic").clamp(0, 1)
+        lit = overlay(large, heatmaps[:self.shown], self.skeleton)
         self.frames.append(np.round(np.concatenate(list(lit), 1) * 255).astype(np.uint8))
         return self.history[-1]
 
@@ -345,6 +369,19 @@ class Run:
     interrupted: bool     # by Ctrl-C
 
 # %% ../nbs/11_training.ipynb #3b7cafe5
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+
+
+def settle(config: TrainConfig, folder: Path, source: People | CropStore) -> tuple[StackedHourglass, torch.optim.Optimizer, dict]:
+    "The network, what trains it, and what the model file will say of it; config.json is written."
+    network = {name: getattr(config, name) for name in ("n_stacks", "width", "depth", "stride")} | {"n_joints": source.skeleton.n_joints}
+    model = StackedHourglass(**network, seed=config.seed)
+    versions = {"msspose": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    (folder / "config.json").write_text(json.dumps(asdict(config) | {"versions": versions}, indent=2) + "\n")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.stage1.lr, weight_decay=config.weight_decay, fused=True)
+    return model, optimiser, dict(network=network, skeleton=source.skeleton.name, size=config.size, data=config.data)
+
+# %% ../nbs/11_training.ipynb #c993326a
 def fit(
     config: TrainConfig,
     out: str | Path,         # the run's folder
@@ -354,30 +391,31 @@ def fit(
     folder = prepare_folder(out)
     torch.set_num_threads(config.threads)
     source, val = (open_source(config.data, split, config.size, progress) for split in ("train", "val"))
-    network = dict(n_stacks=config.n_stacks, n_joints=source.skeleton.n_joints, width=config.width, depth=config.depth, stride=config.stride, seed=config.seed)
-    model = StackedHourglass(**network)
-    (folder / "config.json").write_text(json.dumps(asdict(config) | {"version": __version__, "python": platform.python_version(), "torch": torch.__version__}, indent=2) + "\n")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.stage1.lr, weight_decay=config.weight_decay, fused=True)
+    model, optimiser, about = settle(config, folder, source)
     pictures = config.epoch_size if isinstance(source, People) else len(source)
     total = config.stage1.epochs * math.ceil(pictures / config.batch_size)
-    watcher, step, seen, losses, spent = Watcher(folder, val), 0, 0, [], 0.0
+    watcher, losses, seen, spent = Watcher(folder, val), [], 0, 0.0
     batches = ahead(batch for epoch in range(config.stage1.epochs) for batch in training_batches(source, config, epoch))
-    with interruptible() as asked, tqdm(total=1.0, disable=not progress, desc="training", bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}") as bar:
+
+    def look() -> None:
+        rate, loss = optimiser.param_groups[0]["lr"], float(np.mean(losses[-200:]))
+        watcher.look(model, step=len(losses), pictures=seen, seconds=round(spent, 3), loss=loss, lr=rate)
+
+    with interruptible() as asked, tqdm(total=1.0, disable=not progress, desc="training", bar_format=BAR) as bar:
         while not asked.is_set():
             began, batch = time.perf_counter(), next(batches, None)
-            done = max(step / total, spent / config.seconds if config.seconds else 0)
+            done = max(len(losses) / total, spent / config.seconds if config.seconds else 0)
             if batch is None or done >= 1: break
             for group in optimiser.param_groups: group["lr"] = learning_rate(done, config.stage1.lr, config.warm_up)
             losses.append(training_step(model, optimiser, batch, config))
-            step, seen, spent = step + 1, seen + len(batch.images), spent + time.perf_counter() - began
-            if len(watcher.history) <= done * config.snapshots:
-                watcher.look(model, step=step, pictures=seen, seconds=spent, loss=float(np.mean(losses[-200:])), lr=optimiser.param_groups[0]["lr"])
-            if step % 10 == 0:
-                bar.update(min(done, 1) - bar.n)
-                bar.set_postfix_str(f"{seen / spent:.0f} people/s, loss {np.mean(losses[-200:]):.3f}, PCK {watcher.history[-1]['pck']:.1f}")
+            seen, spent = seen + len(batch), spent + time.perf_counter() - began
+            if len(watcher.history) <= done * config.snapshots: look()
+            if len(losses) % 10: continue
+            bar.update(min(done, 1) - bar.n)
+            bar.set_postfix_str(f"{seen / spent:.0f} people/s, loss {np.mean(losses[-200:]):.3f}, PCK {watcher.history[-1]['pck']:.1f}")
     batches.close()
-    if losses: watcher.look(model, step=step, pictures=seen, seconds=spent, loss=float(np.mean(losses[-200:])), lr=optimiser.param_groups[0]["lr"])
-    save_model(model, folder, network=network, skeleton=source.skeleton.name, size=config.size, data=config.data, pictures=seen)
+    if losses: look()
+    save_model(model, folder, **about, pictures=seen)
     if watcher.frames: gif(watcher.frames + watcher.frames[-1:] * 4, 4, folder / "heatmaps.gif")
     return Run(folder, model.eval(), source.skeleton, config, watcher.history, spent, asked.is_set())
 
@@ -389,17 +427,27 @@ def write_report(
     predicted: Tensor,            # (B, N, 2) its answer for them
 ) -> Path:                        # report.md
     "Curves, predictions and tables as files beside the model, and a page that shows them."
-    history, folder = run.history, run.folder
-    seconds, threshold = [h["seconds"] for h in history], next(iter(reports.values())).threshold
-    curves({"loss": (seconds, [h["loss"] for h in history])}, "seconds of training", "loss per joint (eq. 1)", "The loss falls").savefig(folder / "loss.png", dpi=110)
-    curves({"PCK": (seconds, [h["pck"] for h in history])}, "seconds of training", f"PCK@{threshold:g} (%)", f"How many joints are found, of {history[-1]['count']} people").savefig(folder / "pck.png", dpi=110)
-    show_people(unseen.images, unseen.joints, unseen.visible, predicted, run.skeleton, cols=4, size=2.2).savefig(folder / "predictions.png", dpi=90)
-    how = "stopped by hand after" if run.interrupted else "trained for"
-    lines = [f"# A stacked hourglass, {how} {run.seconds:.0f} seconds", "",
-        f"{history[-1]['pictures']:,} pictures of `{run.config.data}`, {sum(p.numel() for p in run.model.parameters()):,} parameters, {run.config.threads} threads.", ""]
-    for name, report in reports.items(): lines += [f"## {name}: {report.metric} {report.total:.1f} %", "", report.to_markdown(), ""]
-    lines += ["## People it has not seen", "", "![Predicted poses in colour, the truth as white rings](predictions.png)", "",
-        "## Training", "", "![The loss over the seconds of training](loss.png)", "", "![PCK over the seconds of training](pck.png)", "", "![Heatmaps of four people becoming sharper during training](heatmaps.gif)", ""]
-    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    (folder / "result.json").write_text(json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=2) + "\n")
+    history, folder, metric = run.history, run.folder, next(iter(reports.values())).metric
+    seconds, loss, pck = ([h[key] for h in history] for key in ("seconds", "loss", "pck"))
+    x, found = "seconds of training", f"Joints found, of {history[-1]['count']} people"
+    curves({"loss": (seconds, loss)}, x, "loss per joint (eq. 1)", "The loss during training").savefig(folder / "loss.png", dpi=110)
+    curves({metric: (seconds, pck)}, x, f"{metric} (%)", found).savefig(folder / "pck.png", dpi=110)
+    people = show_people(unseen.images, unseen.joints, unseen.visible, predicted, run.skeleton, cols=4, size=2.2)
+    people.savefig(folder / "predictions.png", dpi=90)
+    (folder / "report.md").write_text("\n\n".join(_report_lines(run, reports)) + "\n", encoding="utf-8")
+    numbers = {name: report.to_dict() for name, report in reports.items()}
+    (folder / "result.json").write_text(json.dumps(numbers, indent=2) + "\n")
     return folder / "report.md"
+
+# %% ../nbs/11_training.ipynb #79cbcf8a
+def _report_lines(run: Run, reports: dict[str, Report]) -> list[str]:
+    "The paragraphs of report.md."
+    parameters, how = sum(p.numel() for p in run.model.parameters()), "stopped by hand after" if run.interrupted else "trained for"
+    lines = [
+        f"# A stacked hourglass, {how} {run.seconds:.0f} seconds",
+        f"{run.history[-1]['pictures']:,} pictures of `{run.config.data}`, {parameters:,} parameters."]
+    for name, report in reports.items(): lines += [f"## {name}: {report.metric} {report.total:.1f} %", report.to_markdown()]
+    return lines + [
+        "## People it has not seen", "![Predicted poses in colour, the truth as white rings](predictions.png)",
+        "## Training", "![The loss over the seconds of training](loss.png)", "![Joints found over the seconds of training](pck.png)",
+        "![Heatmaps of four people becoming sharper during training](heatmaps.gif)"]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from msspose.checks import EXERCISES, judge
 from msspose.heatmaps import encode, to_map
 from msspose.hourglass import QUIET, Hourglass, Residual, Stack, StackedHourglass, Stem, heatmap_loss, initialise
 from msspose.people import People
@@ -146,6 +147,9 @@ def test_feed_back_reaches_the_next_stack():
         getattr(cut.stacks[0], name).weight.data.zero_()
         outputs = cut(image)
         assert torch.equal(outputs[0][0], first) and not torch.allclose(outputs[1][0], second)
+    for name in ("feed_features", "feed_heatmaps"): getattr(model.stacks[0], name).weight.data.zero_()
+    alone = model.stacks[1](model.stem(4 * image - 2))[2]            # what is fed back is added to what the first stack saw
+    assert torch.allclose(model(image)[1][0], alone, atol=1e-5)
 
 
 def test_images_are_centred_inside():
@@ -162,11 +166,12 @@ def test_everything_stays_in_channels_last(size, stride):
     "From a plain NCHW image on, every map on the way, that of 1x1 included."
     model, strangers = StackedHourglass(2, 16, 16, 4, stride), []
 
-    def look(name):
+    def look(name):   # a forward hook that remembers whose output is laid out otherwise
         def hook(module, inputs, output):
             if isinstance(output, torch.Tensor) and not output.is_contiguous(memory_format=torch.channels_last): strangers.append(name)
         return hook
     for name, module in model.named_modules(): module.register_forward_hook(look(name))
+    model.stem.register_forward_pre_hook(lambda module, inputs: look("image")(module, None, inputs[0]))
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.ndim == 4)
     image = torch.rand(2, 3, size, size)
     assert image.is_contiguous()
@@ -241,7 +246,7 @@ def losses(model, batches, lr=4e-3):
         target = encode(to_map(batch.joints, 4), batch.visible, 16)
         per_stack = [heatmap_loss(scales[0], target, batch.visible) for scales in model(batch.images)]
         optimiser.zero_grad(); sum(per_stack).backward(); optimiser.step()
-        result.append(float(sum(per_stack)) / len(per_stack) / float(heatmap_loss(torch.zeros_like(target), target)))
+        result.append(sum(per_stack).item() / len(per_stack) / float(heatmap_loss(torch.zeros_like(target), target)))
     return np.array(result)
 
 
@@ -357,3 +362,29 @@ def test_loss_ignores_what_is_not_annotated_and_counts_what_is_occluded():
 ])
 def test_wrong_losses_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words): heatmap_loss(*arguments)
+
+
+# --- the exercises of the chapter -------------------------------------------------------------------------------------------------
+
+def field(layers, order="field first", start=1, add=lambda kernel: kernel - 1):
+    seen, distance = start, 1
+    for kernel, stride in layers:
+        if order == "distance first": distance *= stride
+        seen += add(kernel) * distance
+        if order == "field first": distance *= stride
+    return seen
+
+
+@pytest.mark.parametrize("name, answer, right", [
+    ("receptive_field", field, True),
+    ("receptive_field", lambda layers: field(layers, "distance first"), False),
+    ("receptive_field", lambda layers: field(layers, "never"), False),
+    ("receptive_field", lambda layers: field(layers, start=0), False),
+    ("receptive_field", lambda layers: field(layers, add=lambda kernel: kernel), False),
+    ("receptive_field", lambda layers: field(layers, add=lambda kernel: 2 * (kernel // 2)), False),
+    ("cost_of_zeros", 12.57, True), ("cost_of_zeros", 12.5, True), ("cost_of_zeros", 6.28, False), ("cost_of_zeros", 3.14, False),
+    ("cost_of_zeros", "12.57", False),
+])
+def test_exercises_tell_right_from_wrong(name, answer, right):
+    verdict = judge(EXERCISES[name], answer)
+    assert (verdict == "right") == right and (right or verdict.startswith("not yet"))

@@ -29,11 +29,13 @@ def best_ms(*calls, repeats: int = 7) -> list[float]:
 
 
 def report(what: str, names: list[str], times: list[float]) -> None:
-    print(f"{what:<48}" + "   ".join(f"{name} {ms:8.2f} ms ({ms / times[0]:.2f})" for name, ms in zip(names, times, strict=True)), flush=True)
+    columns = (f"{name} {ms:8.2f} ms ({ms / times[0]:.2f})" for name, ms in zip(names, times, strict=True))
+    print(f"{what:<48}" + "   ".join(columns), flush=True)
 
 
 def operations() -> None:
-    for what, size, call in (("max-pooling", 32, lambda x: F.max_pool2d(x, 2)), ("up-sampling", 16, lambda x: F.interpolate(x, scale_factor=2))):
+    pool, enlarge = lambda x: F.max_pool2d(x, 2), lambda x: F.interpolate(x, scale_factor=2)
+    for what, size, call in (("max-pooling", 32, pool), ("up-sampling", 16, enlarge)):
         x = torch.randn(8, 128, size, size)
         times = best_ms(*(lambda x=x.contiguous(memory_format=layout), call=call: call(x) for layout in (NCHW, NHWC)))
         report(f"{what} 8x128x{size}x{size}", ["NCHW", "channels_last"], times)
@@ -52,7 +54,8 @@ def plain_forward(model: StackedHourglass, images: torch.Tensor) -> list[list[to
 def step(model, images, target, layout=NHWC, bf16=False):
     def run():
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16): outputs = model(images) if layout is NHWC else plain_forward(model, images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = model(images) if layout is NHWC else plain_forward(model, images)
         sum(heatmap_loss(scales[0], target) for scales in outputs).backward()
     return run
 
@@ -63,16 +66,17 @@ def networks(configurations: list[dict]) -> None:
         images = torch.rand(batch, 3, size, size)
         model, plain = StackedHourglass(**config), StackedHourglass(**config).to(memory_format=NCHW)
         target = torch.rand(batch, 16, size // config["stride"], size // config["stride"])
-        what = f"{config['n_stacks']} stacks, width {config['width']}, depth {config['depth']}, stride {config['stride']}, {batch}x{size}x{size}"
-        report(what, ["NCHW", "channels_last", "and bf16"],
-               best_ms(step(plain, images, target, NCHW), step(model, images, target), step(model, images, target, bf16=True), repeats=repeats))
+        what = "{n_stacks} stacks, width {width}, depth {depth}, stride {stride}".format(**config)
+        calls = step(plain, images, target, NCHW), step(model, images, target), step(model, images, target, bf16=True)
+        report(f"{what}, {batch}x{size}x{size}", ["NCHW", "channels_last", "and bf16"], best_ms(*calls, repeats=repeats))
 
 
 def start(steps: int = 600) -> None:
-    "Batches of 16 generated people, the second moment of the curve that matters: where it falls under 0.9 of an answer of zeros, for good."
+    "Batches of 16 generated people: after how many steps does the loss of the last stack, over 10 steps, fall below 0.9 of that of zeros?"
     people = People("plain")
     batches = [people.batch(range(16 * i, 16 * i + 16)) for i in range(200)]
-    for n_stacks, width, make, lr in ((2, 64, torch.optim.AdamW, 1e-3), (8, 32, torch.optim.AdamW, 1e-3), (8, 32, torch.optim.RMSprop, 2.5e-4)):
+    adam, rms = torch.optim.AdamW, torch.optim.RMSprop
+    for n_stacks, width, make, lr in ((2, 64, adam, 1e-3), (8, 32, adam, 1e-3), (8, 32, rms, 2.5e-4)):
         for name in ("PyTorch's", "ours"):
             torch.manual_seed(0)
             model = StackedHourglass(n_stacks, width=width, depth=3, stride=4)
@@ -85,9 +89,11 @@ def start(steps: int = 600) -> None:
                 target = encode(to_map(batch.joints, 4), batch.visible, 16)
                 per_stack = [heatmap_loss(scales[0], target, batch.visible) for scales in model(batch.images)]
                 optimiser.zero_grad(); sum(per_stack).backward(); optimiser.step()
-                curve.append(per_stack[-1].item() / float(heatmap_loss(torch.zeros_like(target), target, batch.visible)))
+                zeros = heatmap_loss(torch.zeros_like(target), target, batch.visible)
+                curve.append(per_stack[-1].item() / zeros.item())
                 if len(curve) > 10 and sum(curve[-10:]) < 9: break
-            left = f"leaves zeros after {len(curve)} steps" if sum(curve[-10:]) < 9 else f"still at {sum(curve[-10:]) / 10:.2f} after {steps} steps"
+            last = sum(curve[-10:]) / 10
+            left = f"leaves zeros after {len(curve)} steps" if last < 0.9 else f"still at {last:.2f} after {steps} steps"
             what = f"{n_stacks} stacks, width {width}, {make.__name__} {lr:g}, {name:<10}"
             print(f"{what} first loss {curve[0]:6.2f} of zeros; {left}", flush=True)
 
