@@ -208,7 +208,7 @@ def sample_pose(
     for name, angle in pose.items():
         low_high = LIMITS.get(name.removeprefix("left_").removeprefix("right_"))
         if low_high: pose[name] = angle.clamp(*low_high)
-    pose["yaw"] = select(dice.choice([0.6, 0.12, 0.28]), n(0, 25), n(180, 25), u(-180, 180))   # from the front, from behind, from anywhere
+    pose["yaw"] = select(dice.choice([0.68, 0.1, 0.22]), n(0, 25), n(180, 25), u(-180, 180))   # from the front, from behind, from anywhere
     pose["pitch"], pose["roll"] = n(4, 8), n(0, 1) * select(posture, 3, 3, 5, 3, 5, 10, 5, 12)
     upside_down = (posture == 7) & (u(0, 1) < 0.35)
     pose["roll"] = torch.where(upside_down, u(-180, 180), pose["roll"])
@@ -557,7 +557,7 @@ def clutter(
     u = lambda low=0.0, high=1.0: dice.uniform(low, high, n)
     bar = u() < 0.4
     half = torch.stack([u(0.03, 0.3) * torch.where(bar, 0.35, 1.0), torch.where(bar, u(0.1, 0.6), u(0.03, 0.3))], -1) * size
-    centre = torch.stack([torch.where(u() < 0.6, u(-0.1, 1.1) * size, AWAY), u(-0.1, 1.1) * size], -1)
+    centre = torch.stack([torch.where(u() < 0.5, u(-0.1, 1.1) * size, AWAY), u(-0.1, 1.1) * size], -1)
     return thing_parts(dice, centre, half, u(-90, 90), u(6, 8) * pixels[:, None], boxes=0.5, textured=0.5)
 
 

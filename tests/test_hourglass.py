@@ -355,6 +355,14 @@ def test_loss_ignores_what_is_not_annotated_and_counts_what_is_occluded():
     assert heatmap_loss(pred, target, torch.zeros(2, 3)) == 0
 
 
+def test_loss_is_computed_in_float32():
+    "In bf16 the sum over 64x64 pixels would stop growing: it has three digits."
+    pred, target = torch.rand(2, 2, 1, 64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    loss = heatmap_loss(pred, target)
+    assert loss.dtype == torch.float32
+    assert np.isclose(loss.item(), (pred.double() - target.double()).square().sum((-2, -1)).mean().item(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("arguments, words", [
     ((torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)), r"\(1, 2, 4, 4\), targets of shape \(1, 2, 8, 8\)"),
     ((torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 3)), r"visible of shape \(1, 3\): expected \(1, 2\)"),
