@@ -62,7 +62,7 @@ def finish(run: Run, sources: list[str]) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="folder for model, report, figure and animation")] = Path("runs/demo"),
     seconds: Annotated[float, typer.Option(help="time to train", min=1)] = 180,
-    seed: Annotated[int, typer.Option(help="another network, other people", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="other first weights", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="processor cores for the network; one more makes the pictures", min=1)] = 1,
 ):
     "Train a stacked hourglass on generated people for three minutes on two CPU cores, and show what it has learned."

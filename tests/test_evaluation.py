@@ -4,8 +4,10 @@ import math
 from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,10 +242,9 @@ def test_no_people_is_an_error():
 @pytest.fixture(scope="module")
 def mpii_validation(real_data):
     "The 2,958 people with float joints, and the head size from the head box."
-    loadmat = pytest.importorskip("scipy.io").loadmat
     path = real_data / "mpii_val" / "detections_our_format.mat"
     if not path.exists(): pytest.skip(f"no MPII annotations: {path.name} is not there")
-    file = loadmat(path)
+    file = scipy.io.loadmat(path)
     boxes = file["headboxes_src"]                                                # (2, 2, M): corner, x or y, person
     return SimpleNamespace(joints=file["pos_gt_src"].transpose(2, 0, 1), visible=2 - 2 * file["jnt_missing"].T.astype(int),
                            reference=0.6 * np.linalg.norm(boxes[1] - boxes[0], axis=0), skeleton=MPII)
@@ -254,9 +255,9 @@ def mpii_validation(real_data):
 def test_published_predictions_get_their_published_score(real_data, mpii_validation, name, total, auc):
     path = real_data / "preds_mpii_val" / name
     if not path.exists(): pytest.skip(f"no predictions: {name} is not there")
-    if path.suffix == ".mat": predictions = pytest.importorskip("scipy.io").loadmat(path)["preds"]
+    if path.suffix == ".mat": predictions = scipy.io.loadmat(path)["preds"]
     else:
-        with pytest.importorskip("h5py").File(path) as file: predictions = file["preds"][:]
+        with h5py.File(path) as file: predictions = file["preds"][:]
     report = evaluate(predictions, mpii_validation)
     assert round(report.total, 3) == total and round(report.auc, 2) == auc
     assert (report.n, report.left_out, report.missing) == (2958, 0, 0)
@@ -266,6 +267,6 @@ def test_published_predictions_get_their_published_score(real_data, mpii_validat
 def test_the_torso_of_flic_is_its_stored_normaliser(real_data):
     path = real_data / "flic" / "valid_personcentric.h5"
     if not path.exists(): pytest.skip(f"no FLIC annotations: {path.name} is not there")
-    with pytest.importorskip("h5py").File(path) as file: joints, stored = file["part"][:], file["normalize"][:]
+    with h5py.File(path) as file: joints, stored = file["part"][:], file["normalize"][:]
     ours = torso_length(joints, np.ones(joints.shape[:2]), FLIC)
     assert np.abs(ours - stored).max() < 1e-3

@@ -302,7 +302,7 @@ def test_a_pixel_of_the_map_is_the_mean_of_its_pixels_of_the_image():
 # real annotations -----------------------------------------------------------------------------------------------------------------
 
 def test_row_25_on_the_mpii_validation_annotations():
-    h5py = pytest.importorskip("h5py")
+    import h5py
     path = DATA / "mpii_val" / "valid.h5"
     if not path.exists(): pytest.skip(f"no MPII annotations: {path.name} is not in the folder that MSSPOSE_DATA names")
     with h5py.File(path) as file:
