@@ -273,3 +273,80 @@ EXERCISES["cost_of_zeros"] = Exercise(4 * np.pi, (), (
     "twice as wide and twice as high: the area counts, not the width",
     "the sum of the squares of a Gaussian is pi times sigma squared"),
     lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.2)
+
+# %% ../nbs/reference/checks.ipynb #c04code0
+def _descend(scales):
+    *finer, coarsest = scales
+    y, x = divmod(int(coarsest.argmax()), coarsest.shape[1])
+    for level in reversed(finer):
+        dy, dx = divmod(int(level[2 * y:2 * y + 2, 2 * x:2 * x + 2].argmax()), 2)
+        x, y = 2 * x + dx, 2 * y + dy
+    return x, y
+
+def _descend_cases():
+    def pyramids(height, width, n):   # no scale knows what the other says, so that every wrong turn shows
+        generator = torch.Generator().manual_seed(height + width)
+        return [torch.rand(height >> k, width >> k, generator=generator) for k in range(n)]
+    spike = torch.zeros(8, 8); spike[5, 2] = 1
+    nested = [spike, spike.view(4, 2, 4, 2).amax((1, 3)), spike.view(2, 4, 2, 4).amax((1, 3))]
+    below_zero = [-1 - level for level in pyramids(8, 4, 3)]
+    return [(nested,), ([spike],), (pyramids(4, 8, 2),), (pyramids(16, 8, 3),), (pyramids(32, 32, 4),), (below_zero,)]
+
+EXERCISES["descend"] = Exercise(_descend, _descend_cases, (
+    "the coarsest map is the last of the list: its highest pixel is where the search begins, and no other place is ever looked at again",
+    "pixel (x, y) of one map covers columns 2x and 2x + 1, rows 2y and 2y + 1, of the next finer one",
+    "window = level[2 * y:2 * y + 2, 2 * x:2 * x + 2]; divmod(int(window.argmax()), 2) gives the row and the column to add; "
+    "the answer is (x, y), column first"))
+
+EXERCISES["peak_of_average"] = Exercise(2 * np.pi / 256, (), (
+    "the mean over a cell is what its pixels sum to, divided by how many they are",
+    "1/16 along x and 1/16 along y: how many pixels of the finest map are in a cell?",
+    "all of the Gaussian, 2 pi, over 256 pixels"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.001)
+
+# %% ../nbs/reference/checks.ipynb #c05code0
+def _structure_gradient(residuals, groups, alpha):
+    matrix = torch.tensor([[float(m in group) for m in range(len(residuals))] for group in groups], dtype=residuals.dtype)
+    return 2 * (residuals / len(residuals) + alpha * matrix.T @ matrix @ residuals)
+
+def _structure_gradient_cases():
+    generator = torch.Generator().manual_seed(0)
+    chain, lopsided = ((0, 1), (0, 1, 2), (1, 2)), ((0, 1), (1,), (0, 1, 2, 3), (3,))   # joint 1 is in more groups than its own is large
+    return [(torch.eye(3), chain, 0.5), (torch.randn(4, 12, generator=generator), lopsided, 0.25),
+            (torch.randn(16, 60, generator=generator), MPII.groups, 1 / 16), (torch.randn(3, 5, generator=generator), chain, 0.0)]
+
+EXERCISES["price_of_zeros"] = Exercise(3.25, (), (
+    "the residuals are the true spots; what is the cross term of two spots at different places?",
+    "each joint is paid once in the first term and, in the second, once per group that it is in; both with the same weight 1 / 16",
+    "the groups have 36 members in all: what is 1 + 36 / 16?"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.05)
+
+EXERCISES["structure_gradient"] = Exercise(_structure_gradient, _structure_gradient_cases, (
+    "the loss is a square: where does the 2 go?",
+    "first the residual of each group, A @ residuals; then each joint collects those of all groups that it is in, which is a product with A.T",
+    "2 * (residuals / N + alpha * A.T @ A @ residuals), with A[n, m] = 1 where joint m is in group n"))
+
+# %% ../nbs/reference/checks.ipynb #c06code0
+def _along_limbs(joints, visible, limbs, n):
+    first, second = torch.tensor(limbs).T
+    points = torch.lerp(joints[:, first, None], joints[:, second, None], torch.linspace(0, 1, n)[:, None])
+    known = (visible[:, first] > 0) & (visible[:, second] > 0)
+    return points, known[..., None].expand(-1, -1, n).to(torch.uint8)
+
+def _along_limbs_cases():
+    generator = torch.Generator().manual_seed(0)
+    line = torch.tensor([[[0.0, 0.0], [4.0, 8.0]]]), torch.tensor([[2, 1]], dtype=torch.uint8), ((0, 1),), 3
+    half = torch.tensor([[[0.0, 0.0], [4.0, 8.0], [9.0, 1.0]]]), torch.tensor([[2, 0, 1]], dtype=torch.uint8), ((0, 1), (1, 2), (0, 2)), 2
+    crowd = 64 * torch.rand(3, 16, 2, generator=generator), torch.randint(0, 3, (3, 16), generator=generator).to(torch.uint8), MPII.limbs, 5
+    return [line, half, crowd]
+
+EXERCISES["free_share"] = Exercise(100 * (1 - 96 ** 2 / 225 ** 2), (), (
+    "two squares: one of the places at which the patch fits, one of those that the joint forbids; how large are they?",
+    "the corner of a patch of 32 has 256 - 32 + 1 places along a side; its middle stays one and a half sides away from the joint",
+    "225 by 225 places fit, 96 by 96 of them are forbidden"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 1)
+
+EXERCISES["along_limbs"] = Exercise(_along_limbs, _along_limbs_cases, (
+    "a point on a limb is a mixture of its two ends; which n mixtures are evenly spaced, with both ends in?",
+    "first, second = torch.tensor(limbs).T gives two lists of joints; joints[:, first, None] has the shape (B, limbs, 1, 2)",
+    "torch.lerp(joints[:, first, None], joints[:, second, None], torch.linspace(0, 1, n)[:, None]); known: both ends above 0"))

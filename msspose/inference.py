@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from .crops import crop, read_image, to_photo
 from .drawing import paint_pose
 from .heatmaps import decode, to_image
-from .hourglass import StackedHourglass
 from .skeleton import Skeleton
 from .training import load_model, predict_heatmaps
 
@@ -55,7 +55,7 @@ class PoseEstimator:
 
     def __init__(
         self,
-        model: StackedHourglass,
+        model: nn.Module,     # its last answer's finest heatmaps are the pose's
         skeleton: Skeleton,   # of the model's heatmaps
         size: int,            # of the model's input in pixels
     ):

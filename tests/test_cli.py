@@ -10,12 +10,12 @@ import torch
 import msspose
 from msspose.cli import main
 from msspose.data import LSPET_SPLITS
-from msspose.hourglass import StackedHourglass
 from msspose.people import SPLITS, People
+from msspose.regression import PoseNet
 from msspose.skeleton import LSP, MPII
 from msspose.training import load_model, save_model
 
-NETWORK = dict(n_stacks=1, n_joints=16, width=8, depth=2, stride=4)
+NETWORK = dict(n_stacks=1, width=8, depth=2)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def msspose_says(capsys):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    save_model(StackedHourglass(**NETWORK), folder, network=NETWORK, skeleton=MPII.name, size=64)
+    save_model(PoseNet(**NETWORK), folder, size=64)
     return folder
 
 
@@ -99,8 +99,7 @@ def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
 
 def test_evaluate_refuses_another_rule_or_skeleton(msspose_says, model, tmp_path):
     assert "official" in error_of(msspose_says("evaluate", model, "--data", "people:plain", "--rule", "offical"))
-    network = NETWORK | {"n_joints": 14}
-    save_model(StackedHourglass(**network), tmp_path, network=network, skeleton=LSP.name, size=64)
+    save_model(PoseNet(LSP, **NETWORK), tmp_path, size=64)
     assert "choose data of lsp" in error_of(msspose_says("evaluate", tmp_path, "--data", "people:plain"))
 
 
@@ -137,8 +136,9 @@ def test_predict_refuses_an_output_it_cannot_write(msspose_says, model, picture,
 
 
 def test_a_model_of_another_architecture_is_refused(msspose_says, picture, tmp_path):
-    wrong = NETWORK | {"width": 16}
-    save_model(StackedHourglass(**NETWORK), tmp_path, network=wrong, skeleton=MPII.name, size=64)
+    network = PoseNet(**NETWORK)
+    network.settings["width"] = 16
+    save_model(network, tmp_path, size=64)
     assert "another architecture" in error_of(msspose_says("predict", tmp_path, picture, "--out", tmp_path / "pose.png"))
 
 
@@ -154,7 +154,7 @@ def test_train_on_photographs_through_the_command_line(msspose_says, real_data, 
     assert code == 0, err
     assert "lspet 0." in out and "PCK@0.2" in out
     _, skeleton, about = load_model(tmp_path / "run")
-    assert skeleton == LSP and about["network"]["n_joints"] == 14 and about["pictures"] == 40
+    assert skeleton == LSP and len(about["skeleton"]["joints"]) == 14 and about["pictures"] == 40
     photograph = real_data / "lspet" / "images" / "im09001.jpg"
     code, out, _ = msspose_says("predict", tmp_path / "run", photograph, "--out", tmp_path / "pose.png")
     assert code == 0 and iio.imread(tmp_path / "pose.png").shape == iio.imread(photograph).shape

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from msspose.hourglass import StackedHourglass
 from msspose.people import People
-from msspose.skeleton import MPII
+from msspose.regression import LADDER, PoseNet
+from msspose.skeleton import LSP, MPII
 from msspose.training import (
     PRESETS,
     Stage,
@@ -27,8 +27,10 @@ from msspose.training import (
     configure,
     evaluate_source,
     fit,
+    head_sizes,
     learning_rate,
     load_model,
+    masked,
     mirror,
     open_source,
     predict_people,
@@ -37,7 +39,7 @@ from msspose.training import (
 )
 
 TINY = TrainConfig(width=8, depth=2, batch_size=4, epoch_size=32, stage1=Stage(epochs=2), snapshots=1, threads=1, bf16=False)
-NETWORK = dict(n_stacks=1, n_joints=16, width=8, depth=2, stride=4)
+NETWORK = dict(n_stacks=1, width=8, depth=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -163,10 +165,51 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(run, tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    run = fit(replace(TINY, width=32, depth=3, batch_size=16, epoch_size=640, stage1=Stage(epochs=1)), tmp_path, progress=False)
+    config = replace(TINY, **LADDER["hourglass"], width=32, depth=3, batch_size=16, epoch_size=640, stage1=Stage(epochs=1))
+    run = fit(config, tmp_path, progress=False)
     first, last = run.history[0]["loss"], run.history[-1]["loss"]
     assert first == pytest.approx(math.pi, rel=0.1)      # a Gaussian of sigma 1 squared sums to pi: the loss of answering zero
     assert last < 0.9 * first
+
+
+def test_the_second_network_and_the_patches_join_when_they_are_told_to(tmp_path, monkeypatch):
+    import msspose.training as training
+    seen = []
+
+    def watched(model, optimiser, batch, config, whole):
+        rates = [part["lr"] for part in optimiser.param_groups]
+        seen.append((whole, rates, model.msr.features.weight.detach().clone()))
+        return step(model, optimiser, batch, config, whole)
+
+    step, mask, masks = training.training_step, training.masked, []
+    monkeypatch.setattr(training, "training_step", watched)
+    monkeypatch.setattr(training, "masked", lambda *given: masks.append(len(seen)) or mask(*given))
+    fit(replace(TINY, regression_from=0.5, masking_from=0.75), tmp_path, progress=False)
+    assert [whole for whole, *_ in seen] == [False] * 8 + [True] * 8 and masks == [12, 13, 14, 15]
+    assert torch.equal(seen[0][2], seen[8][2]) and not torch.equal(seen[8][2], seen[15][2])
+    assert seen[8][1][1] < seen[9][1][1] and seen[8][1][0] < 0.6 * TINY.stage1.lr     # its rate starts anew, the other's has fallen
+
+
+@pytest.mark.parametrize("rung", LADDER)
+def test_every_rung_trains_and_loads(tmp_path, rung):
+    run = fit(replace(TINY, **LADDER[rung], stage1=Stage(epochs=1), regression_from=0.0, masking_from=0.0), tmp_path, progress=False)
+    model, _, about = load_model(run.folder)
+    assert (model.msr is not None) == about["network"]["regression"] == LADDER[rung]["regression"]
+    assert len(model(torch.rand(1, 3, 64, 64))[0]) == (2 if LADDER[rung]["multi_scale"] else 1)
+
+
+def test_patches_are_measured_in_heads():
+    batch = People("plain").batch(range(3))
+    torch.testing.assert_close(head_sizes(batch, MPII), batch.reference)
+    torso = replace(batch, reference=torch.tensor([24.0, float("nan"), 300.0]))
+    torch.testing.assert_close(head_sizes(torso, LSP), torch.tensor([8.0, 6.4, 32.0]))     # a third, unknown, at most half the picture
+
+
+def test_masked_people_keep_their_joints():
+    batch = People("plain").batch(range(16))
+    hidden = masked(batch, MPII, 3)
+    assert torch.equal(hidden.joints, batch.joints) and not torch.equal(hidden.images, batch.images)
+    assert (hidden.visible <= batch.visible).all() and ((hidden.visible > 0) == (batch.visible > 0)).all()
 
 
 def test_loaded_model_answers_as_the_saved_one(run):
@@ -192,7 +235,7 @@ def test_an_output_folder_below_a_file_is_refused_before_training(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    save_model(StackedHourglass(**NETWORK), tmp_path, network=NETWORK, skeleton=MPII.name, size=64)
+    save_model(PoseNet(**NETWORK), tmp_path, size=64)
     return tmp_path
 
 

@@ -1,0 +1,140 @@
+"""Each component of the paper alone on top of the hourglass, and all together: the table of chapter 07.
+
+    python tools/compare_components.py                          all of it: 21 trainings, about an hour on two idle cores
+    python tools/compare_components.py --pictures 4096 --seeds 1 --out components.json       a quick look
+
+Every network sees the same generated people of the set `standard` in the same order, and as many of them; what differs between seeds
+are the first weights and the patches of masking. It is measured on the 2,000 people of the test split. A training that is done is not
+done again: remove runs/components to start afresh.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from msspose.evaluation import RULES
+from msspose.people import Batch, People
+from msspose.regression import LADDER
+from msspose.training import Stage, TrainConfig, fit, predict_people
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN = LADDER["hourglass"]
+ARMS = {   # what is changed against the settings of the demo
+    "hourglass": PLAIN,
+    "multi-scale supervision": PLAIN | {"multi_scale": True},
+    "regression": PLAIN | {"regression": True},
+    "structure-aware loss": PLAIN | {"structure": True},
+    "keypoint masking": PLAIN | {"masking": True},
+    "all four": LADDER["masking"],
+    "hourglass of two stacks": PLAIN | {"n_stacks": 2},
+}
+BASE, SETTINGS = "hourglass", TrainConfig(data="people:standard", regression_from=0.0, snapshots=4)
+
+
+class StoredPeople(People):
+    "The first people of a training split, painted once and shared by all processes."
+
+    def __init__(self, folder: Path, name: str, count: int):
+        super().__init__(name, "train", SETTINGS.size)
+        rows = [f.name for f in fields(Batch) if f.name != "images"]
+        if not (folder / "images.npy").exists(): self.paint(folder, count)
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.rows = {row: torch.from_numpy(np.load(folder / f"{row}.npy")) for row in rows}
+
+    def paint(self, folder: Path, count: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [super(StoredPeople, self).batch(range(i, min(i + 128, count))) for i in range(0, count, 128)]
+        for name in (f.name for f in fields(Batch)):
+            values = [getattr(part, name) for part in parts]
+            if name == "images": values = [(value * 255).round().byte() for value in values]
+            most = max(value.shape[1] for value in values) if values[0].ndim > 1 else 0        # people in the picture
+            values = [torch.cat([v, v.new_zeros(len(v), most - v.shape[1], *v.shape[2:])], 1) if most else v for v in values]
+            np.save(folder / f"aside_{name}.npy", torch.cat(values).numpy())
+        for file in sorted(folder.glob("aside_*.npy"), reverse=True): file.rename(folder / file.name.removeprefix("aside_"))
+
+    def batch(self, indices) -> Batch:
+        rows = torch.as_tensor(list(indices))
+        return Batch(torch.from_numpy(self.images[rows.numpy()]).float() / 255, **{name: value[rows] for name, value in self.rows.items()})
+
+
+def correct(predicted: torch.Tensor, truth) -> tuple[np.ndarray, np.ndarray]:
+    "(M,) joints found and joints that count, of each person, by the official rule."
+    rule, names = RULES["official"], truth.skeleton.joints
+    pooled = [j for j, name in enumerate(names) if name not in rule.left_out]
+    near = (predicted - truth.joints).norm(dim=-1) <= rule.threshold * truth.reference[:, None]
+    counts = truth.visible > 0
+    return tuple((which[:, pooled].sum(1)).numpy() for which in (near & counts, counts))
+
+
+def train(arm: str, seed: int, pictures: int, work: Path) -> Path:
+    "One training; what each test person scored goes into a file."
+    file = work / f"{arm.replace(' ', '_')}-{pictures}-{seed}.npz"
+    if file.exists(): return file
+    torch.set_num_threads(1)
+    config = replace(SETTINGS, **ARMS[arm], seed=seed, epoch_size=pictures, stage1=Stage(epochs=1))
+    people, began = StoredPeople(work / f"people-{pictures // 2}", "standard", pictures // 2), time.process_time()
+    run = fit(config, work / file.stem, progress=False, source=people)
+    seconds = time.process_time() - began
+    test = People("standard", "test", SETTINGS.size)
+    found, count = correct(*predict_people(run.model, test, range(len(test))))
+    aside = file.with_suffix(".partial.npz")
+    np.savez(aside, found=found, count=count, seconds=seconds, parameters=sum(p.numel() for p in run.model.parameters()))
+    aside.rename(file)
+    return file
+
+
+def summary(files: dict[str, list[Path]], pictures: int, samples: int = 4000) -> dict:
+    "Mean, spread and paired difference of each arm; the interval draws people and seeds anew, pairs kept together."
+    stored = {arm: [np.load(file) for file in some] for arm, some in files.items()}
+    found = {arm: np.stack([s["found"] for s in some]) for arm, some in stored.items()}      # (seeds, M)
+    count = stored[BASE][0]["count"]
+    (seeds, m), rng = found[BASE].shape, np.random.default_rng(0)
+    people = rng.multinomial(m, np.full(m, 1 / m), samples)                                 # how often each person is drawn
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), samples) / seeds
+    arms = {}
+    for arm, hits in found.items():
+        scores, change = 100 * hits.sum(1) / count.sum(), hits - found[BASE]
+        per_seed = 100 * change.sum(1) / count.sum()
+        drawn = 100 * np.einsum("sp,kp,sk->s", people, change, chosen, optimize=True) / (people @ count)
+        seconds = float(np.mean([s["seconds"] for s in stored[arm]]))
+        arms[arm] = {
+            "parameters": int(stored[arm][0]["parameters"]), "processor_seconds": round(seconds), "pckh": scores.round(2).tolist(),
+            "mean": round(scores.mean(), 2), "spread": round(scores.std(ddof=1), 2) if seeds > 1 else None,
+            "difference": round(per_seed.mean(), 2), "difference_per_seed": per_seed.round(2).tolist(),
+            "interval": np.percentile(drawn, [2.5, 97.5]).round(2).tolist()}
+    return {"command": "python tools/compare_components.py", "set": "standard", "split": "test", "people": m, "seeds": seeds,
+            "pictures": pictures, "metric": "PCKh@0.5", "base": BASE, "torch": torch.__version__.partition("+")[0], "arms": arms}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=65536, help="that each network sees; half of them are mirror images")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time, one processor core each")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "components", help="folder for pictures and models")
+    parser.add_argument("--out", type=Path, default=ROOT / "nbs" / "results" / "components.json")
+    chosen = parser.parse_args()
+    StoredPeople(chosen.work / f"people-{chosen.pictures // 2}", "standard", chosen.pictures // 2)     # painted before the others ask
+    jobs = [(arm, seed) for seed in range(chosen.seeds) for arm in ARMS]
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(train, arm, seed, chosen.pictures, chosen.work): (arm, seed) for arm, seed in jobs}
+        files = {}
+        for done in as_completed(running):      # an error ends the whole
+            files[running[done]] = done.result()
+            print(f"{len(files)} of {len(jobs)}: {running[done][0]}, seed {running[done][1]}", flush=True)
+    result = summary({arm: [files[arm, seed] for seed in range(chosen.seeds)] for arm in ARMS}, chosen.pictures)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(json.dumps(result, indent=1) + "\n")
+    for arm, row in result["arms"].items():
+        print(f"{arm:26s} {row['mean']:6.2f} +- {row['spread'] or 0:.2f}   {row['difference']:+.2f} {row['interval']}")
+
+
+if __name__ == "__main__": main()
