@@ -20,7 +20,7 @@ GONE := $(shell $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || echo gone)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lab docs prepare outputs constraints hooks clean gone quarto
+.PHONY: help demo test lab docs prepare outputs components constraints hooks clean gone quarto
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -54,6 +54,10 @@ outputs: $(VENV)/.dev  ## run every chapter and store what it shows
 	@echo "Running every chapter and storing its outputs"
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/run_notebooks.py
 	@$(BIN)/nbdev_clean
+
+components: $(VENV)/.run  ## train each component of the paper alone, three seeds: the table of chapter 07, in about an hour
+	@echo "Training each component; models go to runs/components, the table to nbs/results/components.json"
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/compare_components.py
 
 constraints:  ## resolve constraints.txt again; needs uv (UPGRADE=1 takes the newest versions)
 	@echo "Resolving constraints.txt for Python 3.10 to 3.13 on Linux, macOS and Windows"

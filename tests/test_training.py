@@ -231,6 +231,11 @@ def test_an_output_folder_below_a_file_is_refused_before_training(tmp_path):
     with pytest.raises(OSError, match="cannot write to this output folder"): fit(TINY, tmp_path / "file" / "run", progress=False)
 
 
+def test_a_second_network_that_would_never_train_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="regression_from=1.0: MSR-net would never train"):
+        fit(replace(TINY, regression_from=1.0), tmp_path, progress=False)
+
+
 # models
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Each component of the paper alone on top of the hourglass, and all together: the table of chapter 07.
 
-    python tools/compare_components.py                          all of it: 21 trainings, about an hour on two idle cores
+    make components                                              all of it: 21 trainings, about an hour on two idle cores
     python tools/compare_components.py --pictures 4096 --seeds 1 --out components.json       a quick look
 
 Every network sees the same generated people of the set `standard` in the same order, and as many of them; what differs between seeds
@@ -110,7 +110,7 @@ def summary(files: dict[str, list[Path]], pictures: int, samples: int = 4000) ->
             "mean": round(scores.mean(), 2), "spread": round(scores.std(ddof=1), 2) if seeds > 1 else None,
             "difference": round(per_seed.mean(), 2), "difference_per_seed": per_seed.round(2).tolist(),
             "interval": np.percentile(drawn, [2.5, 97.5]).round(2).tolist()}
-    return {"command": "python tools/compare_components.py", "set": "standard", "split": "test", "people": m, "seeds": seeds,
+    return {"command": "make components", "set": "standard", "split": "test", "people": m, "seeds": seeds,
             "pictures": pictures, "metric": "PCKh@0.5", "base": BASE, "torch": torch.__version__.partition("+")[0], "arms": arms}
 
 
