@@ -64,7 +64,7 @@ def finish(run: Run, sources: list[str]) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="folder for model, report, figure and animation")] = Path("runs/demo"),
     seconds: Annotated[float, typer.Option(help="time to train", min=1)] = 180,
-    ladder: Annotated[Rung, typer.Option(help="the components of the paper up to this one, added to the hourglass in this order")] = Rung.masking,
+    ladder: Annotated[Rung, typer.Option(help="the paper's components up to this one, on top of the hourglass")] = Rung.masking,
     seed: Annotated[int, typer.Option(help="other first weights", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="processor cores for the network; one more makes the pictures", min=1)] = 1,
 ):

@@ -1,5 +1,7 @@
 "Commands as a person types them: what they print, what they answer to wrong input."
 import json
+import re
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -13,7 +15,7 @@ from msspose.data import LSPET_SPLITS
 from msspose.people import SPLITS, People
 from msspose.regression import PoseNet
 from msspose.skeleton import LSP, MPII
-from msspose.training import load_model, save_model
+from msspose.training import PRESETS, load_model, save_model
 
 NETWORK = dict(n_stacks=1, width=8, depth=2)
 
@@ -62,7 +64,7 @@ def test_version_and_help(msspose_says):
 
 @pytest.mark.parametrize("args, said", [
     (["demo", "--ot", "x"], "--out"), (["trian"], "train"), (["demo", "--seconds", "long"], "--seconds"),
-    (["demo", "--seconds", "0"], "seconds"),
+    (["demo", "--seconds", "0"], "seconds"), (["demo", "--ladder", "hourglas"], "'supervision', 'regression', 'structure'"),
     (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "model"), (["predict", "x"], "picture")])
 def test_what_was_typed_wrongly_is_answered_by_what_is_right(msspose_says, args, said):
     result = msspose_says(*args)
@@ -86,6 +88,18 @@ def test_joints_of_the_original_lsp_are_told_apart(msspose_says, tmp_path):
 def test_an_output_folder_that_cannot_be_written(msspose_says, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to this output folder" in error_of(msspose_says("demo", "--out", tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("args, components", [([], True), (["--ladder", "hourglass"], False)])
+def test_the_demo_trains_the_whole_network_or_a_rung(msspose_says, tmp_path, monkeypatch, args, components):
+    monkeypatch.setitem(SPLITS, "val", 12)
+    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], width=8, depth=2, regression_width=8, regression_from=0.3))
+    code, out, err = msspose_says("demo", "--seconds", 1, "--out", tmp_path, *args)
+    assert code == 0, err
+    assert re.search(r"^plain 0\.\d{3}$", out, re.M) and re.search(r"^standard 0\.\d{3}$", out, re.M)
+    about, config = load_model(tmp_path)[2], json.loads((tmp_path / "config.json").read_text())
+    assert [about["network"][name] for name in ("multi_scale", "regression", "structure")] == [components] * 3
+    assert config["masking"] is components and ("regression" in (tmp_path / "report.md").read_text()) is components
 
 
 def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
