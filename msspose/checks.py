@@ -350,3 +350,27 @@ EXERCISES["along_limbs"] = Exercise(_along_limbs, _along_limbs_cases, (
     "a point on a limb is a mixture of its two ends; which n mixtures are evenly spaced, with both ends in?",
     "first, second = torch.tensor(limbs).T gives two lists of joints; joints[:, first, None] has the shape (B, limbs, 1, 2)",
     "torch.lerp(joints[:, first, None], joints[:, second, None], torch.linspace(0, 1, n)[:, None]); known: both ends above 0"))
+
+# %% ../nbs/reference/checks.ipynb #7c07a1d5
+def _choose(places, heights, neighbour, length, spread):
+    distance = (places - neighbour).norm(dim=-1)
+    return int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())
+
+def _choose_cases():
+    origin, t, generator = torch.zeros(2), torch.tensor, torch.Generator().manual_seed(0)
+    def row(*distances): return torch.stack([t([0.0, float(d)]) for d in distances])
+    crowd = 60 * torch.rand(50, 2, generator=generator), 0.01 + torch.rand(50, generator=generator), t([30.0, 20.0]), 15.0, 4.0
+    return [(row(10, 20), t([0.5, 0.6]), origin, 10.0, 2.0), (row(2, 10), t([0.5, 0.5]), origin, 10.0, 3.0),
+            (row(10, 12), t([0.05, 0.5]), origin, 10.0, 2 ** 0.5), (row(10, 13), t([0.1, 0.5]), origin, 10.0, 2.0),
+            (row(10, 4), t([0.1, 0.5]), origin, 10.0, 2.0), (row(10, 14), t([0.1, 0.5]), origin, 10.0, 4.0),
+            (t([[45.0, 20.0], [33.0, 56.0]]), t([0.4, 0.4]), t([40.0, 20.0]), 36.0, 5.0), crowd]
+
+EXERCISES["channels_read"] = Exercise(515, (), (
+    "how many heatmaps does one stack make, over all its scales?",
+    "64 maps of each of eight stacks, all enlarged to one size",
+    "and one more thing besides heatmaps is read: how many colours has it?"))
+
+EXERCISES["choose"] = Exercise(_choose, _choose_cases, (
+    "two numbers per candidate, one of its height and one of its distance to the neighbour; their sum decides",
+    "(places - neighbour).norm(dim=-1) holds the distances; heights.log() the first term",
+    "int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())"))

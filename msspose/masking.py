@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['OUTCOMES', 'free_background', 'pick', 'patch_corner', 'opacity', 'paste', 'Masked', 'mask_keypoints']
+__all__ = ['NOT_ASKED', 'PASTED', 'NO_JOINT', 'NO_BACKGROUND', 'NO_KEYPOINT', 'OUTCOMES', 'free_background', 'pick',
+           'patch_corner', 'opacity', 'paste', 'Masked', 'mask_keypoints']
 
 # %% ../nbs/06_masking.ipynb #0521d3dd
 def _step(size: tuple[int, int]) -> int:
@@ -100,7 +101,8 @@ def paste(
     picture[b, :, y[:, :, None], x[:, None]] = mixed
 
 # %% ../nbs/06_masking.ipynb #00915fc5
-OUTCOMES = ("not asked", "pasted", "no joint", "no background", "no keypoint")   # what became of a patch
+NOT_ASKED, PASTED, NO_JOINT, NO_BACKGROUND, NO_KEYPOINT = range(5)               # what became of a patch
+OUTCOMES = ("not asked", "pasted", "no joint", "no background", "no keypoint")   # and its name in the counts
 
 @dataclass(frozen=True)
 class Masked:
@@ -113,12 +115,12 @@ class Masked:
     side: Tensor     # (B, P) pixels
     source: Tensor   # (B, P, 2) x, y of the left top pixel of what is copied
     target: Tensor   # (B, P, 2) and of where it goes; part of a patch may lie outside the picture
-    outcome: Tensor  # (B, P) index into OUTCOMES; joint, source and target mean something where it is 1
+    outcome: Tensor  # (B, P) index into OUTCOMES; joint, source and target mean something where it is PASTED
 
     @property
     def counts(self) -> dict[str, int]:
         "What was done and what could not be, as numbers that can be added up over batches; reading them waits for the device."
-        pasted, refused = self.outcome == 1, {name: (self.outcome == k).sum() for k, name in enumerate(OUTCOMES) if k > 1}
+        pasted, refused = self.outcome == PASTED, {name: (self.outcome == k).sum() for k, name in enumerate(OUTCOMES) if k > PASTED}
         found = {"hidden": (pasted.any(1) & (self.kind == 1)).sum(), "copied": (pasted.any(1) & (self.kind == 2)).sum(),
                  "patches": pasted.sum(), "covered": self.covered.sum(), **refused}
         return {"pictures": len(self.images), **dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))}
@@ -171,7 +173,8 @@ def _largest_patch(points, n_joints: int, head_size, side: tuple[float, float], 
         raise ValueError(f"joints: {whose} in picture {b} is {points[b, m].tolist()} but annotated; set its visible to 0")
     if side[1] * largest > min(size):
         raise ValueError(f"head_size: picture {int(head_size.argmax())} has {largest:g} pixels, and with side={side} a patch may have "
-                         f"{side[1] * largest:g}, more than the picture, {size[1]}x{size[0]}; pass its pixels, or a smaller side")
+                         f"{side[1] * largest:g}, more than the picture, {size[1]}x{size[0]}; "
+                         "pass head sizes in pixels of this picture, or a smaller side")
     return math.ceil(side[1] * largest)
 
 
@@ -194,6 +197,36 @@ def _covers(pixel: Tensor, source: Tensor, target: Tensor, side: Tensor, soft: f
     return torch.minimum(*along) >= 0.5
 
 # %% ../nbs/06_masking.ipynb #c504aecc
+def _choose_joints(points: Tensor, visible: Tensor, order: Tensor, patches: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    "Which joints may be chosen, (B, N), and one for each patch, (B, P): in random order, no joint twice, those that may not come last."
+    eligible = (visible == 2) & _inside((points + 0.5).floor(), size)
+    slot = torch.arange(patches, device=points.device).clamp(max=points.shape[1] - 1)
+    return eligible, order.masked_fill(~eligible, 2).argsort(1)[:, slot]
+
+
+def _other_ends(
+    free: Tensor,      # (B, P, rows, columns) from free_background
+    places: Tensor,    # (B, N, 2) the joints
+    eligible: Tensor,  # (B, N) those that can be pasted over
+    at: Tensor,        # (B, P, 2) the joint of each patch
+    width: Tensor,     # (B, P) of the patch, in pixels
+    hides: Tensor,     # (B, P) bool: kind (a)
+    chance: Tensor,    # (B, P) random numbers
+    onto: str,
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:  # (B, P, 2) left top corner of the end that is not at its joint; (B, P) PASTED, or what is lacking for it
+    "Free background; for copies, another keypoint if that is wanted."
+    index, found = pick(free.flatten(2), chance)
+    corner, lacking = torch.stack([index % free.shape[-1], index // free.shape[-1]], -1) * _step(size), NO_BACKGROUND
+    if onto == "keypoint":
+        apart = (places[:, None] - at[:, :, None]).abs().amax(-1) >= width[..., None]                   # (B, P, N): it stays in sight
+        joint, there = pick(eligible[:, None] & apart, chance)
+        over = patch_corner(places.gather(1, joint[..., None].expand(-1, -1, 2)), width)
+        corner, found = torch.where(hides[..., None], corner, over), torch.where(hides, found, there)
+        lacking = torch.where(hides, NO_BACKGROUND, NO_KEYPOINT)
+    return corner, torch.where(found, PASTED, lacking)
+
+# %% ../nbs/06_masking.ipynb #ff3bd746
 def mask_keypoints(
     images: Tensor,                          # (B, 3, H, W) floating point or uint8; stays as it is
     joints: Tensor,                          # (B, N, 2) x, y in pixels
@@ -226,31 +259,18 @@ def mask_keypoints(
     asked = masked & (slot < count[0] + (number * (count[1] - count[0] + 1)).floor())                   # (B, P)
     width = ((side[0] + (side[1] - side[0]) * width) * head_size[:, None]).round().clamp(1, window)
 
-    # which joint, and the patch around it
-    pixel = (points[:, :n] + 0.5).floor()
-    eligible = (visible == 2) & _inside(pixel, size)                                                    # (B, N)
-    joint = order.masked_fill(~eligible, 2).argsort(1)[:, slot.clamp(max=n - 1)]                        # (B, P) no joint twice
+    # which joint, and where the other end of its patch is
+    eligible, joint = _choose_joints(points[:, :n], visible, order, p, size)
     places = points[:, :n].masked_fill(~eligible[..., None], 0)
     at = places.gather(1, joint[..., None].expand(-1, -1, 2))                                           # (B, P, 2)
+    free = free_background(points, width, size, clearance, at, torch.where(hides, math.inf, reach * head_size[:, None]))
+    here, (there, found) = patch_corner(at, width), _other_ends(free, places, eligible, at, width, hides, place, onto, size)
+    outcome = torch.where(slot < eligible.sum(1, keepdim=True), found, NO_JOINT) * asked
+    source, target = torch.where(hides[..., None], there, here), torch.where(hides[..., None], here, there)
 
-    # where the other end is
-    reach = torch.where(hides, math.inf, reach * head_size[:, None])
-    free = free_background(points, width, size, clearance, at, reach)
-    index, room = pick(free.flatten(2), place)
-    elsewhere = torch.stack([index % free.shape[-1], index // free.shape[-1]], -1) * _step(size)
-    if onto == "keypoint":
-        apart = (places[:, None] - at[:, :, None]).abs().amax(-1) >= width[..., None]                   # (B, P, N): it stays in sight
-        other, there = pick(eligible[:, None] & apart, place)
-        other = patch_corner(places.gather(1, other[..., None].expand(-1, -1, 2)), width)
-        elsewhere, room = torch.where(hides[..., None], elsewhere, other), torch.where(hides, room, there)
-    lacking = torch.where(hides, 3, 3 + (onto == "keypoint"))
-    outcome = torch.where(slot < eligible.sum(1, keepdim=True), torch.where(room, 1, lacking), 2) * asked
-    source = torch.where(hides[..., None], elsewhere, patch_corner(at, width))
-    target = torch.where(hides[..., None], patch_corner(at, width), elsewhere)
-
-    picture, covered = images.clone(), torch.zeros_like(eligible)
+    picture, covered, pixel = images.clone(), torch.zeros_like(eligible), (points[:, :n] + 0.5).floor()
     for k in range(p):                                                                                  # a later patch lies on top
-        ends, pasted = (source[:, k], target[:, k], width[:, k]), outcome[:, k] == 1
+        ends, pasted = (source[:, k], target[:, k], width[:, k]), outcome[:, k] == PASTED
         paste(picture, images, *ends, pasted, window, soft)
         covered |= eligible & pasted[:, None] & _covers(pixel, *ends, soft, size)
     kind = masked[:, 0] * torch.where(hides[:, 0], 1, 2)

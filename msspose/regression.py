@@ -5,8 +5,6 @@
 # %% ../nbs/07_regression.ipynb #553265e2
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,9 +18,9 @@ from .supervision import MSSNet, multiscale_loss
 # %% auto #0
 __all__ = ['LADDER', 'MSRNet', 'PoseNet']
 
-# %% ../nbs/07_regression.ipynb #b0e777cd
+# %% ../nbs/07_regression.ipynb #1380e23f
 class MSRNet(nn.Module):
-    "Section 3.2 of the paper: one hourglass that sees the heatmaps of all joints and scales, and the image, and answers at every scale; decisions, row 15."
+    "Section 3.2 of the paper: an hourglass reads all joints' heatmaps at all scales, and the image, and draws them anew (row 15)."
 
     def __init__(
         self,
@@ -36,7 +34,8 @@ class MSRNet(nn.Module):
         seed: int = 0,        # the same seed gives the same weights on every device
     ):
         super().__init__()
-        if not 1 <= n_scales <= depth: raise ValueError(f"n_scales={n_scales}: an hourglass of depth {depth} has 1 to {depth} sizes to answer at")
+        if not 1 <= n_scales <= depth:
+            raise ValueError(f"n_scales={n_scales}: an hourglass of depth {depth} has 1 to {depth} sizes to answer at")
         if n_stacks < 1: raise ValueError(f"n_stacks={n_stacks}: it reads the heatmaps of at least one stack")
         self.n_stacks, self.image, self.add = n_stacks, image, add
         self.enter = Residual(n_stacks * n_scales * n_joints + 3 * image, width)
@@ -58,6 +57,8 @@ class MSRNet(nn.Module):
 
     def gather(self, images: Tensor, stacks: list[list[Tensor]]) -> Tensor:
         "All that it reads, at the size of the finest heatmap: (B, channels, h, w)."
+        if len(stacks) < self.n_stacks:
+            raise ValueError(f"this MSR-net reads the heatmaps of {self.n_stacks} stacks; it got {len(stacks)}")
         size = stacks[-1][0].shape[-2:]
         maps = [F.interpolate(maps, size, mode="nearest") for scales in stacks[-self.n_stacks:] for maps in scales]
         if self.image: maps.append(F.adaptive_avg_pool2d((images - 0.5) * 4, size))
@@ -81,11 +82,12 @@ class PoseNet(nn.Module):
         all_stacks: bool = False,   # MSR-net reads all stacks; else the last
         see_image: bool = True,     # MSR-net reads the image, too
         correct: bool = False,      # MSR-net's answer is added to the last stack's
+        end_to_end: bool = True,    # MSR-net's loss trains MSS-net, too
         seed: int = 0,              # the same seed gives the same weights on every device
     ):
         super().__init__()
         self.settings = {name: value for name, value in locals().items() if name not in ("self", "skeleton", "__class__")}
-        self.skeleton, self.stride, self.structure = skeleton, stride, structure
+        self.skeleton, self.stride, self.structure, self.end_to_end = skeleton, stride, structure, end_to_end
         self.n_scales, self.mss_is_fixed = depth if multi_scale else 1, False
         self.mss = MSSNet(n_stacks, skeleton.n_joints, width, depth, stride, self.n_scales, seed)
         reads = n_stacks if all_stacks else 1
@@ -97,7 +99,9 @@ class PoseNet(nn.Module):
         images: Tensor,  # (B, 3, H, W) RGB in [0, 1]; sides divisible by stride * 2 ** depth
     ) -> list[list[Tensor]]:  # per stack, and last of MSR-net: heatmaps from fine to coarse, (B, N, H / stride, W / stride), ...
         stacks = self.mss(images)
-        return [*stacks, self.msr(images, stacks)] if self.msr else stacks
+        if self.msr is None: return stacks
+        read = stacks if self.end_to_end else [[maps.detach() for maps in scales] for scales in stacks]
+        return [*stacks, self.msr(images, read)]
 
     def loss(
         self,

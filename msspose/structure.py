@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .supervision import _finite, multiscale_loss, scale_pairs
+from .supervision import finite_loss, multiscale_loss, scale_pairs
 
 # %% auto #0
 __all__ = ['group_matrix', 'multiscale_structure_loss', 'structure_aware_loss']
@@ -33,8 +33,8 @@ class _Energy(torch.autograd.Function):
     "The sum of M_mk <D_m, D_k> over residuals D: one product for the value, one for the gradient, 2 D M."
 
     @staticmethod
-    def forward(ctx, form: Tensor, *residuals: Tensor) -> Tensor:  # (B, N, N) symmetric, (B, pixels, N) each -> scalar
-        products = torch.zeros_like(form)                          # <D_m, D_k>, all pairs of a person, over all maps
+    def forward(ctx, form: Tensor, *residuals: Tensor) -> Tensor:  # (rows, N, N) symmetric, (rows, w, N) each -> scalar
+        products = torch.zeros_like(form)                          # <D_m, D_k>, all pairs, row by row of the maps: short sums stay exact
         for residual in residuals: products = torch.baddbmm(products, residual.mT, residual)
         ctx.save_for_backward(form, *residuals)
         return (form * products).sum()
@@ -51,14 +51,15 @@ def _quadratic(
     form: Tensor,              # (N, N) symmetric: M
     weight: Tensor,            # (B, N) 1 = annotated, else 0
     mean: bool,                # over pixels, rather than a sum
-) -> Tensor:                   # scalar: <D M, D> over all pixels, mean over the batch
+) -> Tensor:                   # scalar: M_mk <D_m, D_k>, summed over m, k and all maps, mean over the batch
     "Both terms of eq. 2 for sum and concat. A joint without annotation loses its row and its column of M."
-    form = weight[:, :, None] * form * weight[:, None] / len(weight)                      # (B, N, N)
-    truth = [maps.float().movedim(1, -1).contiguous() for maps in target]                 # (B, h, w, N), as a network lays out its maps
-    residuals = [(maps.float().movedim(1, -1).contiguous() - true).flatten(1, 2)          # (B, pixels, N)
-                 for scales in pred for maps, true in zip(scales, truth, strict=False)]
-    if mean: residuals = [residual * residual.shape[1] ** -0.5 for residual in residuals]
-    return _Energy.apply(form, *residuals)
+    form, total = weight[:, :, None] * form * weight[:, None] / len(weight), 0            # (B, N, N)
+    for k in range(max(map(len, pred))):
+        truth = target[k].float().movedim(1, -1).contiguous()                             # (B, h, w, N), as a network lays out its maps
+        maps = [scales[k].float().movedim(1, -1).contiguous() for scales in pred if k < len(scales)]
+        rows = form.repeat_interleave(truth.shape[1], 0) / (truth[0, ..., 0].numel() if mean else 1)   # (B * h, N, N)
+        total = total + _Energy.apply(rows, *((one - truth).flatten(0, 1) for one in maps))
+    return total
 
 # %% ../nbs/05_structure.ipynb #9f0cd50f
 def _largest(
@@ -126,7 +127,7 @@ def multiscale_structure_loss(
             coupling = matrix.T @ matrix if combine == "sum" else matrix.sum(0).diag()
             form = torch.eye(n) / n + alpha * coupling
             loss = _quadratic(pred, target, form.to(device), weight, reduction == "mean")
-    return _finite(loss, pred, target)
+    return finite_loss(loss, pred, target)
 
 # %% ../nbs/05_structure.ipynb #2d5c93c7
 def structure_aware_loss(

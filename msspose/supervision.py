@@ -65,7 +65,7 @@ def scale_pairs(
     return [pair for scales in pred for pair in zip(scales, target, strict=False)]
 
 # %% ../nbs/04_supervision.ipynb #1a7ab97d
-def _finite(
+def finite_loss(
     loss: Tensor,              # scalar
     pred: list[list[Tensor]],  # what it was made from: per stack, per scale (B, N, h, w)
     target: list[Tensor],      # per scale
@@ -77,8 +77,10 @@ def _finite(
                    for i, scales in enumerate(pred) for k, maps in enumerate(scales)]
     for where, maps, remedy in targets + predictions:
         wrong = (~maps.detach().isfinite()).flatten(2).any(-1).nonzero().tolist()
-        if wrong: raise ValueError(f"{where}: the map of joint {wrong[0][1]} of person {wrong[0][0]} holds NaN or infinity, as do "
-                                   f"{len(wrong) - 1} others of that scale; {remedy}")
+        if not wrong: continue
+        (person, joint), others = wrong[0], len(wrong) - 1
+        more = {0: "", 1: ", as does 1 other of that scale"}.get(others, f", as do {others} others of that scale")
+        raise ValueError(f"{where}: the map of joint {joint} of person {person} holds NaN or infinity{more}; {remedy}")
     if not len(pred[0][0]): raise ValueError("a batch of nobody has no mean loss; leave it out")
     raise ValueError(f"the loss is {loss.item()} though all maps are finite: their squares are too large; lower the learning rate")
 
@@ -91,4 +93,4 @@ def multiscale_loss(
 ) -> Tensor:                        # scalar, in float32
     "Equation 1 at every scale of every stack, summed with equal weights (decisions, rows 1, 2 and 12)."
     loss = sum(heatmap_loss(p, t, visible, reduction) for p, t in scale_pairs(pred, target))
-    return _finite(loss, pred, target)
+    return finite_loss(loss, pred, target)

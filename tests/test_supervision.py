@@ -277,7 +277,7 @@ def with_nan(k: int, b: int, n: int, value=math.nan) -> list[torch.Tensor]:
     (([maps, [maps[0], maps[0]]], maps), r"stack 1, scale 1: heatmaps of shape \(2, 3, 8, 8\), targets of shape \(2, 3, 4, 4\)"),
     (([maps], maps, torch.ones(2, 4)), r"visible of shape \(2, 4\): expected \(2, 3\)"),
     (([maps], maps, None, "sum"), "reduction='sum': has to be"),
-    (([maps, with_nan(2, 1, 0)], maps), "prediction, stack 1, scale 2: the map of joint 0 of person 1 holds NaN or infinity, as do 0"),
+    (([maps, with_nan(2, 1, 0)], maps), "prediction, stack 1, scale 2: the map of joint 0 of person 1 holds NaN or infinity; the network"),
     (([with_nan(0, 0, 2, math.inf)], maps), "prediction, stack 0, scale 0: the map of joint 2 of person 0.*lower the learning rate"),
     (([maps], with_nan(1, 1, 2)), "target, scale 1: the map of joint 2 of person 1 holds NaN.*look for NaN in the joints"),
     (([[level * 0 + 1e30 for level in maps]], maps), "the loss is inf though all maps are finite.*lower the learning rate"),

@@ -1,7 +1,7 @@
 """The whole network: what its loss, its memory layout and its precision cost, against a reference in the same run.
 
     python tests/bench/bench_regression.py                       the 8-stack network at 256x256, batch 2; several minutes
-    python tests/bench/bench_regression.py --stacks 1 --size 64  a quick look
+    python tests/bench/bench_regression.py --stacks 1 --size 128 a quick look
 """
 import argparse
 import resource
@@ -44,7 +44,8 @@ def plain_forward(model: PoseNet, images: torch.Tensor) -> list[list[torch.Tenso
 
 def sample(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(batch, 3, size, size, generator=generator), torch.rand(batch, 16, 2, generator=generator) * size, torch.full((batch, 16), 2)
+    images, joints = torch.rand(batch, 3, size, size, generator=generator), torch.rand(batch, 16, 2, generator=generator) * size
+    return images, joints, torch.full((batch, 16), 2)
 
 
 def step(model: PoseNet, batch: int, size: int, layout=NHWC, bf16: bool = False):
@@ -52,7 +53,8 @@ def step(model: PoseNet, batch: int, size: int, layout=NHWC, bf16: bool = False)
     images, joints, visible = sample(batch, size)
     def run():
         model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16): outputs = model(images) if layout is NHWC else plain_forward(model, images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = model(images) if layout is NHWC else plain_forward(model, images)
         model.loss(outputs, joints, visible).backward()
     return run
 
@@ -75,11 +77,11 @@ def times(stacks: int, batch: int, size: int, repeats: int) -> None:
         a, b = model.eval()(sample(1, size)[0])[-1][0], plain_forward(plain.eval(), sample(1, size)[0])[-1][0]
     assert torch.allclose(a, b, atol=1e-4), "the reference computes something else"
     model.train(), plain.train()
-    calls = (step(plain, batch, size, NCHW), step(model, batch, size), step(model, batch, size, bf16=True), loss_alone(model, batch, size))
+    calls = step(plain, batch, size, NCHW), step(model, batch, size), step(model, batch, size, bf16=True), loss_alone(model, batch, size)
     slow, fast, half, loss = times_ms(*calls, repeats=repeats)
     share = middle([100 * b / a for a, b in zip(fast, loss, strict=True)])
-    print(f"the whole loss, forward and backward: {min(loss):.1f} ms, {100 * min(loss) / min(fast):.2f} % of a training step of {min(fast):.0f} ms "
-          f"at best, {share:.2f} % in the middle of {repeats} pairs", flush=True)
+    print(f"the whole loss, forward and backward: {min(loss):.1f} ms of a training step of {min(fast):.0f} ms, "
+          f"{100 * min(loss) / min(fast):.2f} % at best, {share:.2f} % in the middle of {repeats} pairs", flush=True)
     for name, run in (("channels_last", fast), ("channels_last and bf16", half)):
         ratio = middle([b / a for a, b in zip(slow, run, strict=True)])
         print(f"training step, NCHW {min(slow):.0f} ms, {name} {min(run):.0f} ms: {min(run) / min(slow):.2f} at best, "
@@ -103,9 +105,8 @@ def saved_bytes(model: PoseNet, batch: int, size: int, bf16: bool) -> int:
 
 def peak_bytes(stacks: int, batch: int, size: int, bf16: bool) -> int:
     "The largest resident memory of a process that makes one training step."
-    answer = subprocess.run([sys.executable, __file__, "--peak", f"--stacks={stacks}", f"--batch={batch}", f"--size={size}", *["--bf16"] * bf16],
-                            capture_output=True, text=True, check=True)
-    return int(answer.stdout)
+    options = ["--peak", f"--stacks={stacks}", f"--batch={batch}", f"--size={size}", *["--bf16"] * bf16]
+    return int(subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=True).stdout)
 
 
 def memory(stacks: int, size: int) -> None:
@@ -123,13 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stacks", type=int, default=8); parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=256); parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS); parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
+    for hidden in ("--peak", "--bf16"): parser.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.peak:
         step(PoseNet(n_stacks=chosen.stacks), chosen.batch, chosen.size, bf16=chosen.bf16)()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
         return
-    print(f"{torch.get_num_threads()} threads; {chosen.stacks} stacks and MSR-net, width 256, depth 4, {chosen.batch}x{chosen.size}x{chosen.size}")
+    what = f"{chosen.stacks} stacks and MSR-net, width 256, depth 4, {chosen.batch}x{chosen.size}x{chosen.size}"
+    print(f"{torch.get_num_threads()} threads; {what}")
     memory(chosen.stacks, chosen.size)
     times(chosen.stacks, chosen.batch, chosen.size, chosen.repeats)
 

@@ -45,11 +45,8 @@ def loops(pred, target, groups, combine, visible):
 
 
 def step(pred, loss):
-    def run():
-        for scales in pred:
-            for maps in scales: maps.grad = None
-        loss(pred).backward()
-    return run
+    leaves = [maps for scales in pred for maps in scales]
+    return lambda: torch.autograd.grad(loss(pred), leaves)
 
 
 def best_ms(*calls, repeats: int = 9) -> list[float]:
