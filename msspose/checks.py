@@ -323,7 +323,7 @@ EXERCISES["price_of_zeros"] = Exercise(3.25, (), (
 
 EXERCISES["structure_gradient"] = Exercise(_structure_gradient, _structure_gradient_cases, (
     "the loss is a square: where does the 2 go?",
-    "first the residual of each group, A @ residuals; then each joint collects those of all groups that it is in, which is a product with A.T",
+    "first the residual of each group, A @ residuals; then each joint collects those of all groups that it is in, a product with A.T",
     "2 * (residuals / N + alpha * A.T @ A @ residuals), with A[n, m] = 1 where joint m is in group n"))
 
 # %% ../nbs/reference/checks.ipynb #c06code0

@@ -85,12 +85,12 @@ def _competition(
     return torch.stack(squares).sum() / len(weight)
 
 def _check(pred: list[list[Tensor]], target: list[Tensor], alpha: float | None, combine: str, visible: Tensor | None, reduction: str):
-    "Every argument but the groups, each with its sentence."
+    "Every argument but the groups, each with its sentence; targets of scales that nobody predicts are not looked at."
     scale_pairs(pred, target)
     first = pred[0][0]
     if first.ndim != 4: raise ValueError(f"heatmaps of shape {tuple(first.shape)}: expected (B, N, h, w); one person is heatmaps[None]")
     named = [(f"stack {i}, scale {k}: heatmaps", maps) for i, scales in enumerate(pred) for k, maps in enumerate(scales)]
-    for name, maps in named + [(f"scale {k}: targets", maps) for k, maps in enumerate(target)]:
+    for name, maps in named + [(f"scale {k}: targets", maps) for k, maps in enumerate(target[:max(map(len, pred))])]:
         if not maps.is_floating_point(): raise ValueError(f"{name} of type {maps.dtype}: expected floating point; pass .float() of them")
         if maps.ndim != 4 or maps.shape[:2] != first.shape[:2]:
             raise ValueError(f"{name} of shape {tuple(maps.shape)}, the first are {tuple(first.shape)}: persons and joints have to agree")
@@ -114,7 +114,8 @@ def multiscale_structure_loss(
     "Equation 2 at every scale of every output, summed with equal weights (decisions, rows 1, 3 to 6, 12 and 14)."
     _check(pred, target, alpha, combine, visible, reduction)
     (batch, n), device = pred[0][0].shape[:2], pred[0][0].device
-    matrix, alpha = group_matrix(groups, n), 1 / n if alpha is None else alpha
+    matrix, target = group_matrix(groups, n), target[:max(map(len, pred))]
+    if alpha is None: alpha = 1 / n
     if alpha == 0: return multiscale_loss(pred, target, visible, reduction)
     weight = torch.ones(batch, n, device=device) if visible is None else (visible > 0).float()
     with torch.autocast(device.type, enabled=False):

@@ -524,3 +524,12 @@ def belief(places, heights, neighbour, length, spread, log=True, power=2, half=0
 def test_exercises_tell_right_from_wrong(name, answer, right):
     verdict = judge(EXERCISES[name], answer)
     assert (verdict == "right") == right and (right or verdict.startswith("not yet"))
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_the_gradient_of_the_second_network_reaches_the_first_only_end_to_end(end_to_end):
+    network = PoseNet(n_stacks=1, width=8, depth=2, end_to_end=end_to_end)
+    outputs = network(torch.rand(2, 3, 32, 32))
+    network.loss(outputs[-1:], torch.rand(2, 16, 2) * 32, torch.full((2, 16), 2)).backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.mss.parameters()) is end_to_end
+    assert all(p.grad is not None for p in network.msr.parameters())

@@ -443,6 +443,19 @@ def test_bad_stacks_get_their_sentence(pred, target, words):
     with pytest.raises(ValueError, match=words): multiscale_structure_loss(pred, target, S)
 
 
+@pytest.mark.parametrize("combine", COMBINE)
+@pytest.mark.parametrize("alpha", [None, 0])
+@pytest.mark.parametrize("spare", [torch.zeros(2, 4, 2, 2), torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(3)],
+                         ids=["other joints", "whole numbers", "no maps"])
+def test_targets_of_scales_that_nobody_predicts_are_not_looked_at(combine, alpha, spare):
+    pred, target = [[torch.ones(2, 3, 4, 4)]], [torch.zeros(2, 3, 4, 4)]
+    expected = multiscale_structure_loss(pred, target, S, alpha, combine)
+    assert multiscale_structure_loss(pred, [*target, spare], S, alpha, combine) == expected
+    deeper = [*pred, [pred[0][0], spare]]   # one stack that predicts it is enough
+    if spare.ndim == 4:
+        with pytest.raises(ValueError, match="scale 1"): multiscale_structure_loss(deeper, [*target, spare], S, alpha, combine)
+
+
 def test_nan_is_named_where_it_is():
     pred, target = like_a_network(n_stacks=2)
     pred[1][2].data[0, 5, 1, 1] = float("nan")
