@@ -114,7 +114,8 @@ def multiscale_structure_loss(
     "Equation 2 at every scale of every output, summed with equal weights (decisions, rows 1, 3 to 6, 12 and 14)."
     _check(pred, target, alpha, combine, visible, reduction)
     (batch, n), device = pred[0][0].shape[:2], pred[0][0].device
-    matrix, target = group_matrix(groups, n), target[:max(map(len, pred))]
+    target = target[:max(map(len, pred))]
+    matrix = group_matrix(groups, n)
     if alpha is None: alpha = 1 / n
     if alpha == 0: return multiscale_loss(pred, target, visible, reduction)
     weight = torch.ones(batch, n, device=device) if visible is None else (visible > 0).float()

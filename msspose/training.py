@@ -82,9 +82,9 @@ class TrainConfig:
 
 
 # Where minutes count, MSR-net is half as wide and joins late, because with it a picture costs half as much again; it corrects, and leaves
-# MSS-net alone, because a beginner's gradients disturb. The structure term weighs a tenth: with its full weight a short training ends lower
+# MSS-net alone, because a beginner's gradients disturb. The structure term weighs little: with its full weight a short training ends lower
 # (the table of chapter 07).
-BRIEF = dict(regression_from=0.9, correct=True, end_to_end=False, structure_weight=0.1)
+BRIEF = dict(regression_from=0.95, correct=True, end_to_end=False, structure_weight=0.02)
 
 PRESETS = {
     "demo": TrainConfig(seconds=180, regression_width=32, **BRIEF),
