@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msspose.checks import EXERCISES, judge
 from msspose.heatmaps import decode, encode, pyramid, to_image, to_map
 
 DATA = Path(os.environ.get("MSSPOSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -346,6 +347,5 @@ def soft_argmax(heatmaps, beta, over=(2, 3), order=(0, 1), scale=True):
     ("soft_argmax", lambda maps, beta: (torch.exp(beta * maps) / torch.exp(beta * maps).sum((2, 3), keepdim=True)).sum((2, 3)), False),
 ])
 def test_exercises_tell_wrong_from_right(name, answer, right):
-    checks = pytest.importorskip("msspose.checks")
-    verdict = checks.judge(checks.EXERCISES[name], answer)
+    verdict = judge(EXERCISES[name], answer)
     assert verdict == "right" if right else verdict.startswith("not yet")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -230,7 +231,6 @@ def test_coordinates_that_mean_nothing_do_not_spread():
 
 
 def test_integers_and_tensors_are_welcome():
-    torch = pytest.importorskip("torch")
     whole = np.arange(28).reshape(14, 2)
     moved, _, derived = convert(whole, [2] * 14, LSP, MPII)
     assert moved.dtype == np.float32 and np.allclose(moved[MPII.index("pelvis")], [5, 6]) and derived.sum() == 2

@@ -5,9 +5,9 @@
     python tests/bench/bench_hourglass.py --start    also steps until the loss leaves that of an answer of zeros, by initialisation
 """
 import argparse
-import time
 
 import torch
+from timing import best_ms
 import torch.nn.functional as F
 from torch import nn
 
@@ -16,16 +16,6 @@ from msspose.hourglass import StackedHourglass, heatmap_loss
 from msspose.people import People
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-
-
-def best_ms(*calls, repeats: int = 7) -> list[float]:
-    "The fastest run of each, taken in turns, so that a disturbance hits all alike."
-    best = [float("inf")] * len(calls)
-    for call in calls: call()
-    for _ in range(repeats):
-        for k, call in enumerate(calls):
-            start = time.perf_counter(); call(); best[k] = min(best[k], 1000 * (time.perf_counter() - start))
-    return best
 
 
 def report(what: str, names: list[str], times: list[float]) -> None:

@@ -8,25 +8,15 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from timing import times_ms
 from torch.autograd.graph import saved_tensors_hooks
 
 from msspose.regression import MSRNet, PoseNet
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
-
-
-def times_ms(*calls, repeats: int) -> list[list[float]]:
-    "A list of runs of each, taken in turns, so that a disturbance hits all alike."
-    for call in calls: call()
-    runs = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, spent in zip(calls, runs, strict=True):
-            start = time.perf_counter(); call(); spent.append(1000 * (time.perf_counter() - start))
-    return runs
 
 
 def middle(values) -> float: return sorted(values)[len(values) // 2]

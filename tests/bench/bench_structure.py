@@ -4,9 +4,9 @@
     python tests/bench/bench_structure.py --train    also the experiment of the chapter, three seeds and several alpha, a few minutes
 """
 import argparse
-import time
 
 import torch
+from timing import best_ms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from msspose.heatmaps import decode, pyramid, to_image, to_map
@@ -47,16 +47,6 @@ def loops(pred, target, groups, combine, visible):
 def step(pred, loss):
     leaves = [maps for scales in pred for maps in scales]
     return lambda: torch.autograd.grad(loss(pred), leaves)
-
-
-def best_ms(*calls, repeats: int = 9) -> list[float]:
-    "The fastest run of each, taken in turns, so that a disturbance hits all alike."
-    best = [float("inf")] * len(calls)
-    for call in calls: call()
-    for _ in range(repeats):
-        for k, call in enumerate(calls):
-            start = time.perf_counter(); call(); best[k] = min(best[k], 1000 * (time.perf_counter() - start))
-    return best
 
 
 def speed() -> None:

@@ -4,24 +4,14 @@
     python tests/bench/bench_supervision.py --full     also the 8-stack network at 256x256
 """
 import argparse
-import time
 
 import torch
+from timing import times_ms
 from torch import nn
 
 from msspose.heatmaps import pyramid
 from msspose.hourglass import StackedHourglass, heatmap_loss
 from msspose.supervision import MSSNet, multiscale_loss
-
-
-def times_ms(*calls, repeats: int) -> list[list[float]]:
-    "A list of runs of each, taken in turns, so that a disturbance hits all alike."
-    for call in calls: call()
-    runs = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, spent in zip(calls, runs, strict=True):
-            start = time.perf_counter(); call(); spent.append(1000 * (time.perf_counter() - start))
-    return runs
 
 
 def count(model: nn.Module) -> int: return sum(p.numel() for p in model.parameters())
