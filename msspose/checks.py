@@ -374,3 +374,17 @@ EXERCISES["choose"] = Exercise(_choose, _choose_cases, (
     "two numbers per candidate, one of its height and one of its distance to the neighbour; their sum decides",
     "(places - neighbour).norm(dim=-1) holds the distances; heights.log() the first term",
     "int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())"))
+
+# %% ../nbs/reference/checks.ipynb #c09code0
+def _square_of_corners(boxes):
+    boxes = np.asarray(boxes, float)
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, 1.25 * (boxes[:, 2:] - boxes[:, :2] + 1).max(1)
+
+def _square_of_corners_cases():
+    many = np.random.default_rng(0).uniform(0, 200, (9, 2, 2)).cumsum(1).reshape(9, 4)
+    return [(np.array([[3.0, 3, 3, 3]]),), (np.array([[0.0, 0, 9, 19], [-5, 2, 30, 8]]),), (many,)]
+
+EXERCISES["square_of_corners"] = Exercise(_square_of_corners, _square_of_corners_cases, (
+    "how many pixels wide is a box whose first and last pixel are the same?",
+    "width and height are last minus first plus one; the middle lies half way between the centres of the first and the last pixel",
+    "return (boxes[:, :2] + boxes[:, 2:]) / 2, 1.25 * (boxes[:, 2:] - boxes[:, :2] + 1).max(1)"))

@@ -649,13 +649,13 @@ def head_sizes(shape: dict, magnify: Tensor) -> Tensor:
     return 0.6 * math.hypot(0.145, 0.108) * shape["head"] * magnify[:, LANDMARKS.index("head")]
 
 
-def frame_person(dice: Dice, low: Tensor, high: Tensor, head: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    "Corner (B, 2) and side (B,) of the square that is cut out: around the body, and then wrong by as much as the dial `scale` says."
+def frame_person(dice: Dice, low: Tensor, high: Tensor, head: Tensor, scale: float, margin: float) -> tuple[Tensor, Tensor]:
+    "Corner (B, 2) and side (B,) of what is painted: a square around the body, wrong by as much as the dial `scale` says, `margin` times."
     side = torch.maximum((high - low).amax(1) * 1.12, 8 * head)
     factor, angle, radius = (dice.uniform(a, b)[:, 0] for a, b in ((-1, 1), (0, 2 * math.pi), (0, 1)))
     aside = torch.stack([torch.cos(angle), torch.sin(angle)], 1) * (0.15 * scale * side * radius.sqrt())[:, None]
-    wrong = side * (1 + 0.5 * scale * factor)
-    return (low + high) / 2 + aside - wrong[:, None] / 2, wrong
+    painted = side * (1 + 0.5 * scale * factor) * margin
+    return (low + high) / 2 + aside - painted[:, None] / 2, painted
 
 # %% ../nbs/01_people.ipynb #6ed82750
 SETS = {"plain": (0.0, 0.0, 0.0), "scale": (1.0, 0.0, 0.0), "occlusion": (0.0, 1.0, 0.0),
@@ -674,6 +674,7 @@ class People:
         size: int = 64,          # pixels of a side
         device="cpu",            # where the pictures are made and stay
         dials: tuple[float, float, float] | None = None,  # (scale, occlusion, crowd) from 0 to 1 instead of the set's
+        margin: float = 1,       # side of the picture in units of the person's square, which is its middle
     ):
         if name not in SETS: raise ValueError(f"no set of people is called {name!r}: there are {', '.join(SETS)}")
         if split not in SPLITS: raise ValueError(f"no split is called {split!r}: there are {', '.join(SPLITS)}")
@@ -683,6 +684,8 @@ class People:
         if len(self.dials) != 3 or not all(0 <= dial <= 1 for dial in self.dials):
             raise ValueError(f"dials={self.dials}: expected three numbers from 0 to 1, for scale, occlusion and crowd")
         self.scale, self.occlusion, self.crowd = self.dials
+        if not 1 <= margin <= 4: raise ValueError(f"margin={margin}: expected 1 (the square alone) to 4")
+        self.margin = margin
 
     def __len__(self) -> int:
         if SPLITS[self.split] is None: raise TypeError("the train split has no end: ask for as many people as you want: batch(range(...))")
@@ -714,7 +717,7 @@ class People:
         xyz, magnify = project(point, dice.uniform(2.2, 8)[picture, 0])
         low, high, head = xyz[..., :2].amin(1) - 0.05, xyz[..., :2].amax(1) + 0.05, head_sizes(shape, magnify)
         zoom, shift, depth = place_others(own, low, high, picture, B)
-        corner, side = frame_person(dice, low[:B], high[:B], head[:B], self.scale)
+        corner, side = frame_person(dice, low[:B], high[:B], head[:B], self.scale, self.margin)
         pixels = self.size / side
         to_pixels = lambda xy: ((xy * zoom[:, None, None] + shift[:, None] - corner[picture, None]) * pixels[picture, None, None]) - 0.5
         deep = (xyz[..., 2] * zoom[:, None] + depth[:, None]) * pixels[picture, None]

@@ -1,5 +1,6 @@
 "What all tests share: one thread, no window, examples without a clock, and the folder of real photographs."
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # threads that spin while they wait are slow on a busy machine
 os.environ.setdefault("MPLBACKEND", "agg")
+
+os.environ["MSSPOSE_STORES"] = tempfile.mkdtemp(prefix="msspose-")   # what a test makes of photographs is not kept in the home folder
 
 ROOT = Path(__file__).resolve().parent.parent
 

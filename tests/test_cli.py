@@ -1,22 +1,23 @@
 "Commands as a person types them: what they print, what they answer to wrong input."
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import scipy.io
 import torch
 
 import msspose
 from msspose.cli import main
-from msspose.data import LSPET_SPLITS
+from msspose.data import LSPET_SPLITS, write_people
 from msspose.people import SPLITS, People
 from msspose.regression import PoseNet
 from msspose.skeleton import LSP, MPII
 from msspose.training import PRESETS, load_model, save_model
 
+COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "predict")
 NETWORK = dict(n_stacks=1, width=8, depth=2)
 
 
@@ -56,8 +57,8 @@ def error_of(result):
 def test_version_and_help(msspose_says):
     assert msspose_says("--version") == (0, f"msspose {msspose.__version__}\n", "")
     code, out, _ = msspose_says("--help")
-    assert code == 0 and all(command in out for command in ("demo", "train", "evaluate", "predict"))
-    for command in ("demo", "train", "evaluate", "predict"):
+    assert code == 0 and all(command in out for command in COMMANDS)
+    for command in COMMANDS:
         code, out, _ = msspose_says(command, "--help")
         assert code == 0 and "Example: msspose" in out
 
@@ -78,11 +79,48 @@ def test_train_refuses_what_does_not_exist(msspose_says, tmp_path, args, said):
     assert said in error_of(msspose_says(*args, "--out", tmp_path / "run"))
 
 
-def test_joints_of_the_original_lsp_are_told_apart(msspose_says, tmp_path):
-    (tmp_path / "images").mkdir()
-    scipy.io.savemat(tmp_path / "joints.mat", {"joints": np.zeros((3, 14, 2000))})
-    line = error_of(msspose_says("train", "--data", tmp_path, "--out", tmp_path / "run"))
-    assert "(3, 14, 2000)" in line and "original" in line
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    for split, count in (("train", 10), ("val", 4)): write_people(folder, "crowd", split, count, size=32)
+    return folder
+
+
+def test_prepare_browse_and_train_on_photographs(msspose_says, photographs, tmp_path):
+    stores, sheet = tmp_path / "stores", tmp_path / "sheet.png"
+    code, out, err = msspose_says("prepare", photographs, "--size", 32, "--out", stores)
+    assert code == 0 and "10 people" in out and f"msspose train --data {stores} size=32" in out, err
+    code, out, _ = msspose_says("prepare", photographs, "--size", 32, "--out", stores, "--json")
+    made = json.loads(out)
+    assert code == 0 and [made[split]["people"] for split in ("train", "val")] == [10, 4] and made["val"]["left_out"] == []
+    for data in (photographs, stores, stores / "val", "people:scale"):
+        sheet.unlink(missing_ok=True)
+        assert msspose_says("browse", data, "--out", sheet, "--count", 4, "--size", 32)[0] == 0 and iio.imread(sheet).ndim == 3
+    settings = ["size=32", "width=8", "depth=2", "batch_size=4", "stage1.epochs=2", "regression_width=8", "snapshots=1"]
+    code, out, err = msspose_says("train", "--data", stores, "--out", tmp_path / "run", *settings)
+    assert code == 0 and re.search(r"waited for pictures \d+\.\d% of it", out), err
+    code, out, _ = msspose_says("evaluate", tmp_path / "run", "--data", stores, "--json")
+    assert code == 0 and json.loads(out)["n"] == 4
+
+
+def test_prepare_names_bad_pictures_and_leaves_them_out_when_told(msspose_says, photographs, tmp_path):
+    data = shutil.copytree(photographs, tmp_path / "set")
+    (data / "images" / "train000003.jpg").write_bytes((data / "images" / "train000003.jpg").read_bytes()[:500])
+    (data / "images" / "train000007.jpg").unlink()
+    command = ("prepare", data, "--size", 32, "--split", "train", "--out", tmp_path / "stores")
+    line = error_of(msspose_says(*command))
+    assert "train000003.jpg" in line and "train000007.jpg" in line and "--skip-bad" in line and not (tmp_path / "stores" / "train").exists()
+    code, out, _ = msspose_says(*command, "--skip-bad", "--json")
+    assert code == 0 and json.loads(out)["train"]["people"] == 8 and len(json.loads(out)["train"]["left_out"]) == 2
+    assert "known are train, val" in error_of(msspose_says("prepare", data, "--split", "validation", "--out", tmp_path / "x"))
+
+
+def test_a_folder_without_pictures_is_an_error_before_training(msspose_says, photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSSPOSE_STORES", str(tmp_path / "cache"))
+    data = shutil.copytree(photographs, tmp_path / "set")
+    shutil.rmtree(data / "images")
+    line = error_of(msspose_says("train", "--data", data, "--out", tmp_path / "run", "size=32"))
+    assert "train000000.jpg" in line and "10" in line
 
 
 def test_an_output_folder_that_cannot_be_written(msspose_says, tmp_path):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from msspose.crops import crop
 from msspose.hourglass import StackedHourglass
-from msspose.inference import Pose, PoseEstimator, square_of
+from msspose.data import square_of
+from msspose.inference import Pose, PoseEstimator
 from msspose.people import People
 from msspose.skeleton import LSP, MPII
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from msspose.crops import CropStore
+from msspose.data import load_annotations, write_people
 from msspose.people import People
 from msspose.regression import LADDER, PoseNet
 from msspose.skeleton import LSP, MPII
@@ -23,7 +25,6 @@ from msspose.training import (
     PRESETS,
     Stage,
     TrainConfig,
-    ahead,
     configure,
     evaluate_source,
     fit,
@@ -31,11 +32,10 @@ from msspose.training import (
     learning_rate,
     load_model,
     masked,
-    mirror,
     open_source,
     predict_people,
     save_model,
-    training_batches,
+    write_report,
 )
 
 TINY = TrainConfig(width=8, depth=2, batch_size=4, epoch_size=32, stage1=Stage(epochs=2), snapshots=1, threads=1, bf16=False)
@@ -85,60 +85,42 @@ def test_rate_falls_after_the_warm_up(progress):
     assert learning_rate(progress + 0.01, 1.0, 0.05) < learning_rate(progress, 1.0, 0.05)
 
 
-# batches
+# sources
 
-def test_mirror_twice_is_the_picture_itself():
-    batch = People("standard").batch(range(4))
-    twice = mirror(mirror(batch, MPII), MPII)
-    for name, value in vars(batch).items(): torch.testing.assert_close(getattr(twice, name), value, rtol=0, atol=1e-4, msg=name)
-
-
-def test_mirror_moves_a_joint_with_its_pixel():
-    batch = People("plain").batch(range(8))
-    other = mirror(batch, MPII)
-    left, right = MPII.index("left_ankle"), MPII.index("right_ankle")
-    for b in range(8):
-        x, y = batch.joints[b, left].round().long().tolist()
-        mx, my = other.joints[b, right].tolist()
-        assert (mx, my) == pytest.approx((63 - batch.joints[b, left, 0].item(), batch.joints[b, left, 1].item()))
-        torch.testing.assert_close(batch.images[b, :, y, x], other.images[b, :, y, 63 - x])
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    "A data set on disk with both splits."
+    folder = tmp_path_factory.mktemp("set")
+    for split, count in (("train", 12), ("val", 5)): write_people(folder, "standard", split, count, size=32)
+    return folder
 
 
-def test_epochs_of_generated_people_are_new_people_each_shown_twice():
-    config = replace(TINY, epoch_size=16)
-    first, second = (list(training_batches(People("plain"), config, epoch)) for epoch in (0, 1))
-    assert [len(b.images) for b in first] == [4, 4, 4, 4]
-    torch.testing.assert_close(first[1].images, first[0].images.flip(-1))
-    joints = torch.cat([b.joints for b in first[::2] + second[::2]])
-    assert len(torch.unique(joints.flatten(1), dim=0)) == 16
+def test_a_data_set_becomes_a_store_once(photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSSPOSE_STORES", str(tmp_path / "stores"))
+    first = open_source(str(photographs), "train", 32, progress=False)
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "stores").rglob("*")}
+    again = open_source(str(photographs), "train", 32, progress=False)
+    assert len(first) == len(again) == 12 and made == {file: file.stat().st_mtime_ns for file in (tmp_path / "stores").rglob("*")}
+    assert len(open_source(str(photographs), "val", 32, progress=False)) == 5
+    assert open_source(str(photographs), "train", 64, progress=False).size == 64 and len(list((tmp_path / "stores").iterdir())) == 3
 
 
-def test_ahead_keeps_the_order_and_hands_on_errors():
-    assert list(ahead(iter(range(23)))) == list(range(23))
-
-    def broken():
-        yield 1
-        raise RuntimeError("the disk is gone")
-
-    batches = ahead(broken())
-    assert next(batches) == 1
-    with pytest.raises(RuntimeError, match="disk is gone"): next(batches)
+def test_prepared_stores_are_opened_by_split_and_have_a_size(photographs, tmp_path):
+    for split in ("train", "val"): CropStore.from_annotations(load_annotations(photographs, split), 32, tmp_path / split, progress=False)
+    assert len(open_source(str(tmp_path), "train", 32)) == 12 and len(open_source(str(tmp_path), "val", 32)) == 5
+    assert len(open_source(str(tmp_path / "val"), "val", 32)) == 5
+    with pytest.raises(ValueError, match="prepared for pictures of 32 pixels, and 64 are asked for; pass size=32"):
+        open_source(str(tmp_path), "val", 64)
+    with pytest.raises(ValueError, match="a store of one split, and training needs two"): open_source(str(tmp_path / "train"), "train", 32)
 
 
-def test_ahead_stops_when_it_is_closed():
-    made = []
-
-    def endless():
-        while True:
-            made.append(len(made))
-            yield made[-1]
-
-    batches = ahead(endless(), depth=2)
-    assert next(batches) == 0
-    batches.close()
-    count = len(made)
-    time.sleep(0.05)
-    assert len(made) == count <= 4
+def test_a_run_on_photographs_says_how_long_it_waited(photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSSPOSE_STORES", str(tmp_path / "stores"))
+    run = fit(replace(TINY, data=str(photographs), size=32, stage1=Stage(epochs=3)), tmp_path / "run", progress=False)
+    assert 0 <= run.waited <= 1 and run.waited == run.history[-1]["waited"] and run.history[-1]["pictures"] == 36
+    page = write_report(run, {"set": evaluate_source(run.model, open_source(str(photographs), "val", 32))},
+                        open_source(str(photographs), "val", 32).batch(range(2)), torch.zeros(2, 16, 2))
+    assert f"{run.waited:.1%} of the time was spent waiting for pictures" in page.read_text()
 
 
 # runs
