@@ -388,3 +388,20 @@ EXERCISES["square_of_corners"] = Exercise(_square_of_corners, _square_of_corners
     "how many pixels wide is a box whose first and last pixel are the same?",
     "width and height are last minus first plus one; the middle lies half way between the centres of the first and the last pixel",
     "return (boxes[:, :2] + boxes[:, 2:]) / 2, 1.25 * (boxes[:, 2:] - boxes[:, :2] + 1).max(1)"))
+
+# %% ../nbs/reference/checks.ipynb #c10code0
+def _turned_joints(joints, wide, size, angle, factor):
+    cos, sin = np.cos(angle), np.sin(angle)
+    offset = (np.asarray(joints, float) - (wide - 1) / 2) / factor
+    return offset @ np.array([[cos, -sin], [sin, cos]]) + (size - 1) / 2
+
+def _turned_joints_cases():
+    some = np.random.default_rng(0).uniform(0, 112, (14, 2))
+    middle, below, beside = (np.array([[55.5 + x, 55.5 + y]]) for x, y in ((0, 0), (0, 20), (20, 0)))
+    return [(middle, 112, 64, 0.0, 1.0), (below, 112, 64, 0.0, 1.25), (beside, 112, 64, np.pi / 2, 1.0),
+            (some, 112, 64, 0.4, 0.8), (some, 448, 256, -0.3, 1.1)]
+
+EXERCISES["turned_joints"] = Exercise(_turned_joints, _turned_joints_cases, (
+    "everything is an offset from a middle: that of the stored crop is (wide - 1) / 2, that of the result (size - 1) / 2",
+    "a larger square makes a smaller person, so offsets are divided by the factor; and the joints go the other way than the pixels are read",
+    "rows of offsets times R: offset @ [[cos, -sin], [sin, cos]] / factor, and then the middle of the result"))

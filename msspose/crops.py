@@ -455,11 +455,9 @@ def _reserve(file: Path, size: int) -> None:
         for start in range(stream.seek(0, os.SEEK_END), size, 1 << 23): stream.write(bytes(min(1 << 23, size - start)))
 
 def _write(file: Path, content: bytes) -> None:
-    "All of it under its name, or nothing."
-    aside = file.with_name(file.name + ".aside")
-    with aside.open("wb") as stream:
+    "As far as the disk itself."
+    with file.open("wb") as stream:
         stream.write(content); stream.flush(); os.fsync(stream.fileno())
-    aside.replace(file)
 
 @contextmanager
 def _alone(partial: Path, folder: Path) -> Iterator[BinaryIO]:

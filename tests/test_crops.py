@@ -26,8 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
 
 from msspose import crops
+from msspose.checks import EXERCISES, judge
 from msspose.crops import CropStore, Loader, augment, browse, crop, fingerprint, mirror, read_image, stored_size, to_crop, to_photo
 from msspose.data import Annotations, Crowd, load_lspet, load_mpii, write_people
 from msspose.people import People
@@ -726,6 +728,13 @@ def test_after_ctrl_c_what_is_done_is_not_done_again(many, undisturbed, tmp_path
     assert sorted(opened) == sorted(many.paths[5:]) and content(tmp_path / "store") == content(undisturbed)
 
 
+def test_a_store_that_only_lacks_its_name_is_given_it(many, undisturbed, tmp_path, monkeypatch):
+    shutil.copytree(undisturbed, partial_of(tmp_path / "store"))
+    monkeypatch.setattr(crops, "_open", None)                                    # nothing is decoded
+    make(many, tmp_path / "store")
+    assert content(tmp_path / "store") == content(undisturbed) and not partial_of(tmp_path / "store").exists()
+
+
 def test_a_picture_that_has_changed_since_is_done_again(tmp_path, monkeypatch):
     a = annotations(tmp_path, pictures=6)
     interrupted(a, tmp_path / "store", monkeypatch, after=4)
@@ -747,9 +756,13 @@ def test_the_bar_begins_where_the_work_does(many, tmp_path, monkeypatch, capsys)
 
 def child(function, *arguments, wait=True):
     "In a process of its own, which starts as a copy of this one."
+    def run():
+        tqdm.set_lock(threading.RLock())    # the copy would share ours, and nobody can open a lock that a killed process holds
+        function(*arguments)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)     # of forking beside threads: the child starts its own
-        process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+        process = multiprocessing.get_context("fork").Process(target=run)
         process.start()
     if wait: process.join(120)
     return process
@@ -814,6 +827,7 @@ def test_killed_before_each_of_its_lines_it_goes_on_and_ends_the_same(tmp_path):
 COMMAND = """
 import sys, time
 from msspose import crops
+from msspose.checks import EXERCISES, judge
 from msspose.data import load_coco
 read, crops.SAVE_EVERY = crops._open, 0
 crops._open = lambda path: time.sleep(0.05) or read(path)
@@ -1160,6 +1174,13 @@ def test_seeds_epochs_and_batches_differ(source):
     assert not any(a.shape == b.shape and torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
 
 
+def test_no_two_batches_are_varied_alike(made):
+    "One person, eight times: whoever has another size has been varied on their own."
+    store = CropStore.from_annotations(made[[0] * 8], 16, progress=False)
+    sizes = [b.reference for seed in (0, 1) for number in (0, 1) for b in Loader(store, 2, seed).epoch(number)]
+    assert len(torch.cat(sizes).unique()) == 32
+
+
 @pytest.mark.parametrize("people, size, sizes", [(9, 4, [4, 4]), (9, 3, [3, 3, 3]), (8, 3, [3, 3, 2]), (2, 5, [2]), (3, 2, [2])])
 def test_an_epoch_of_a_store_shows_everybody_once_and_nobody_alone(made, monkeypatch, people, size, sizes):
     store, asked = CropStore.from_annotations(made[:people], 16, progress=False), []
@@ -1228,6 +1249,7 @@ def test_it_is_ahead_but_not_further(store, monkeypatch):
     batches = Loader(store, 2, ahead=2).epoch(0)
     next(batches)
     for _ in range(3): assert asked.acquire(timeout=60)                         # the one that was taken, and two more, unasked
+    assert not asked.acquire(timeout=0.3)
     batches.close()
     assert len(made) == 3
 
@@ -1383,3 +1405,27 @@ def test_labels_on_the_disk_do_not_depend_on_how_a_table_lies_in_memory(tmp_path
     stored, held = (CropStore.from_annotations(turned, 16, folder, progress=False) for folder in (tmp_path / "store", None))
     for name in ("joints", "visible", "center", "reference", "others", "others_visible", "first", "row"):
         torch.testing.assert_close(getattr(stored, name), getattr(held, name), rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+# the exercise of the chapter
+
+def turned(joints, wide, size, angle, factor, half=0.5, transpose=False, enlarge=False):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    offset = (np.asarray(joints) - (wide / 2 - half)) @ (turn.T if transpose else turn)
+    return (offset * factor if enlarge else offset / factor) + size / 2 - half
+
+
+@pytest.mark.parametrize("change", [dict(transpose=True), dict(enlarge=True), dict(half=0)], ids=lambda change: "-".join(change))
+def test_turned_joints_are_told_from_the_usual_mistakes(change):
+    assert judge(EXERCISES["turned_joints"], turned) == "right"
+    assert judge(EXERCISES["turned_joints"], lambda *given: turned(*given, **change)).startswith("not yet")
+
+
+def test_the_formula_of_the_exercise_is_that_of_augment(made):
+    store = CropStore.from_annotations(made, 64, progress=False)
+    wide = store.wide([0])
+    varied = augment(wide, 64, torch.Generator().manual_seed(1), rotation=30, scale=0.25, flip=0, skeleton=LSP)
+    chance = torch.rand(1, 8, generator=torch.Generator().manual_seed(1))
+    angle, factor = np.radians(30) * (2 * chance[0, 0].item() - 1), 1 + 0.25 * (2 * chance[0, 1].item() - 1)
+    seen = wide.visible[0] > 0
+    np.testing.assert_allclose(turned(wide.joints[0], 112, 64, angle, factor)[seen], varied.joints[0][seen], atol=1e-3)
