@@ -403,5 +403,5 @@ def _turned_joints_cases():
 
 EXERCISES["turned_joints"] = Exercise(_turned_joints, _turned_joints_cases, (
     "everything is an offset from a middle: that of the stored crop is (wide - 1) / 2, that of the result (size - 1) / 2",
-    "a larger square makes a smaller person, so offsets are divided by the factor; and the joints go the other way than the pixels are read",
+    "a larger square makes a smaller person, so offsets are divided by the factor; joints go the other way than pixels are read",
     "rows of offsets times R: offset @ [[cos, -sin], [sin, cos]] / factor, and then the middle of the result"))

@@ -827,7 +827,6 @@ def test_killed_before_each_of_its_lines_it_goes_on_and_ends_the_same(tmp_path):
 COMMAND = """
 import sys, time
 from msspose import crops
-from msspose.checks import EXERCISES, judge
 from msspose.data import load_coco
 read, crops.SAVE_EVERY = crops._open, 0
 crops._open = lambda path: time.sleep(0.05) or read(path)
