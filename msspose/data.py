@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -365,11 +366,13 @@ def _assemble(
 # %% ../nbs/09_data.ipynb #aa08c0de
 def load_coco(
     path: str | os.PathLike,   # the JSON, or a folder that holds one
-    split: str = "all",        # in a folder: train, val, test or all names the file; a file is read whole
+    split: str = "all",        # of a folder: train, val, test, or all where it has one file; a file is read whole
     images: str | os.PathLike | None = None,  # the folder of the pictures; default: the first of the usual places beside the file
 ) -> Annotations:              # reference is what the file says; in files that are not ours the torso
     "Any COCO keypoint JSON, its joints named by its category. ValueError or FileNotFoundError says what is wrong and where."
     file = _find(path, _coco_names(split), "a COCO keypoint file")
+    splits = [part for part in ("train", "val", "test") if split == "all" and (Path(path) / f"{part}.json").is_file()]
+    if len(splits) > 1 and file.stem != "all": raise ValueError(f"{path}: holds {' and '.join(splits)}; ask for one of these splits")
     content = _read_json(file)
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise ValueError(f"{file}: not a COCO file: expected images, annotations and categories")
@@ -839,19 +842,31 @@ def load_annotations(
     "Whatever `load_*` reads this file or folder; otherwise an error that says what was looked for."
     path = Path(source).expanduser()
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
-    files = [path] if path.is_file() else _candidates(path, split)
+    files, others = [path] if path.is_file() else _candidates(path, split), set()
     for file in files:
-        reader = _reader_of(file)
-        known = reader is load_flic or reader is load_mpii and file.name in _mpii_names(split)     # files that others beside them complete
+        reader, named = _reader_of(file), _split_named(file) if path.is_dir() else ""
+        if reader in (load_mpii, load_coco) and named not in ("", split):        # FLIC's reader sorts its files itself
+            others.add(named)
+            if split != "all": continue
+            if len(others | set(map(_split_named, files)) - {""}) > 1:
+                raise ValueError(f"{path}: holds a file for each split; ask for one of them, such as train or val")
+        beside = {load_mpii: _mpii_names, load_coco: _coco_names}.get(reader, lambda split: ())     # files that others beside them complete
+        known = reader is load_flic or file.name in beside(split)
         if reader: return reader(path if known else file, split, images)
     if path.is_dir():
         below = next((child for child in sorted(path.iterdir()) if child.is_dir() and _candidates(child, split)), None)
         if below: raise FileNotFoundError(f"{path}: no annotations in it, but in {below}: give that folder")
+    if others: raise ValueError(f"{path}: holds {' and '.join(sorted(others))}, not {split}")
     what = f"none of its {len(files)} .mat, .h5 and .json files is of annotations known here" if files else "no annotations in it"
     raise ValueError(f"{path}: {what if path.is_dir() else 'not a file of annotations known here'}; looked for MPII (.mat, .h5, .json), "
                      "FLIC (.mat, .h5), LSP and LSPET (joints.mat) and COCO keypoint files (.json)")
 
 # %% ../nbs/09_data.ipynb #aa21c0de
+def _split_named(file: Path) -> str:
+    "The split that a file's name says it holds; empty where it says nothing."
+    said = re.fullmatch(r"(?:person_keypoints_)?(train|val|valid|test)(?:2014|2017)?\.(?:json|json\.gz|h5)", file.name)
+    return "" if not said else "val" if said[1] == "valid" else said[1]
+
 def _candidates(folder: Path, split: str) -> list[Path]:
     "Files of a folder that may hold annotations, those of the split first."
     ours = _coco_names(split) if split in ("train", "val", "test", "all") else ()

@@ -635,6 +635,14 @@ def test_a_source_finds_its_reader(folder, mpii_folder, flic_folder, tmp_path):
     (tmp_path / "coco").mkdir()
     put(tmp_path / "coco" / "notes.json", {"a": 1}); put(tmp_path / "coco" / "list.json", [1, 2])
     for split in ("train", "val"): put(tmp_path / "coco" / f"{split}.json", coco_file(info={"description": split[0]}))
+    with pytest.raises(ValueError, match="coco: holds a file for each split; ask for one of them"): load_annotations(tmp_path / "coco")
+    with pytest.raises(ValueError, match="coco: holds train and val; ask for one of these splits"): load_coco(tmp_path / "coco")
+    (tmp_path / "half").mkdir()
+    put(tmp_path / "half" / "person_keypoints_train2017.json", coco_file())
+    with pytest.raises(ValueError, match="half: holds train, not val"): load_annotations(tmp_path / "half", "val")
+    assert len(load_annotations(tmp_path / "half")) == len(load_annotations(tmp_path / "half", "train")) == 2
+    shutil.copy(mpii_folder / "valid.h5", tmp_path / "half")
+    with pytest.raises(ValueError, match="half: holds a file for each split"): load_annotations(tmp_path / "half")
     assert load_annotations(tmp_path / "coco", "val").name == "v" and load_annotations(tmp_path / "coco", "train").name == "t"
     with pytest.raises(FileNotFoundError, match="no such file or folder"): load_annotations(tmp_path / "x")
     with pytest.raises(FileNotFoundError, match="no annotations in it, but in .*coco: give that folder"): load_annotations(tmp_path)
