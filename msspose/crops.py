@@ -197,7 +197,7 @@ class CropStore:
         device: str = "cpu",         # where batches go
         hold: bool | None = None,    # read all crops onto the device; None: if they take no more than 60 % of an accelerator's free memory
     ) -> CropStore:
-        "In milliseconds: processes share one map of the file, and nothing is read yet. ValueError or FileNotFoundError says what is wrong."
+        "In milliseconds: processes share one map of the file, and no crop is read yet. ValueError or FileNotFoundError says what is wrong."
         folder = Path(folder).expanduser().absolute()
         about = _index_of(folder)
         return cls(_held(_map(folder / CROPS, about["shape"]), device, hold), **_read_labels(folder / LABELS, about),
@@ -667,7 +667,7 @@ class Loader:
             raise ValueError(f"people of the {source.split} split are for measuring; train on split='train'")
         self.people = epoch_size // 2 if self.generated else len(source)      # different ones, in an epoch
         if min(batch_size, self.people) < 2:
-            raise ValueError(f"batches of {batch_size} from {self.people} people: one needs two people at least, or it has no statistics")
+            raise ValueError(f"batches of {batch_size} from {self.people} people: one needs two people at least, for batch normalisation")
         if workers < 1 or ahead < 1 or seed < 0:
             raise ValueError(f"workers={workers}, ahead={ahead}, seed={seed}: expected at least 1, 1 and 0")
         self.source, self.batch_size, self.seed, self.workers, self.ahead = source, batch_size, seed, workers, ahead
@@ -726,15 +726,10 @@ def browse(
     seed: int = 0,     # who, and how they are varied
     cols: int = 6,
 ) -> Figure:
-    "A contact sheet of what a network is trained on: augmented samples with their joints. Look at one before every long training."
+    "A contact sheet of what a network is trained on: samples with their joints, augmented from a store, as painted of generated people."
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(source, People):
-        wide = stored_size(source.size)
-        whole = People(source.name, source.split, wide, source.device, source.dials, source.margin * wide / source.size)
-        people = torch.randperm(1_000_000 if source.split == "train" else len(source), generator=generator)[:count]
-        batch = augment(whole.batch(people), source.size, generator, skeleton=source.skeleton)
-    else:
-        people = torch.randperm(len(source), generator=generator)[:count]
-        batch = source.batch(people, generator)
+    endless = isinstance(source, People) and source.split == "train"
+    people = torch.randperm(1_000_000 if endless else len(source), generator=generator)[:count]
+    batch = source.batch(people) if isinstance(source, People) else source.batch(people, generator)
     titles = [f"person {i}" for i in people.tolist()]
     return show_people(batch.images, batch.joints, batch.visible, skeleton=source.skeleton, titles=titles, cols=cols, size=1.9)
