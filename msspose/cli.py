@@ -70,7 +70,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for model, report, figure and animation")] = Path("runs/demo"),
     seconds: Annotated[float, typer.Option(help="time to train", min=1)] = 180,
     ladder: Annotated[Rung, typer.Option(help="the paper's components up to this one, on top of the hourglass")] = Rung.masking,
-    seed: Annotated[int, typer.Option(help="other first weights", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="other first weights and other people", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="processor cores for the network; one more makes the pictures", min=1)] = 1,
 ):
     "Train the paper's network on generated people for three minutes on two CPU cores, and show what it has learned."
@@ -101,7 +101,7 @@ def browse(
     size: Annotated[int, typer.Option(help="pixels of a side, as training would have them; a store has its own", min=16)] = 128,
     seed: Annotated[int, typer.Option(help="other people and other variations", min=0)] = 0,
 ):
-    "Draw a contact sheet of augmented training samples with their joints."
+    "Draw a contact sheet of training samples with their joints, varied as training varies them."
     sheet = contact_sheet(sample_of(data, split, size, count, seed), count, seed)
     write_picture(out, figure_frame(sheet))
     print(f"drawn into {out}")

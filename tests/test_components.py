@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from msspose.crops import Loader
 from msspose.evaluation import Truth, evaluate
 from msspose.people import People
 from msspose.skeleton import MPII
@@ -68,3 +69,9 @@ def test_intervals_are_paired(tool, tmp_path):
     low, high = arms["noise"]["interval"]
     assert low < arms["noise"]["difference"] < high and high - low < 1.5
     assert arms["hourglass"]["spread"] == pytest.approx(np.std([100 * hits.mean() / 14 for hits in base], ddof=1), abs=0.01)
+
+
+def test_every_seed_sees_the_same_people_in_the_same_order(tool, tmp_path):
+    stored = tool.StoredPeople(tmp_path / "people", "standard", 24)
+    first, *others = (torch.cat([b.joints for b in Loader(stored, 4, seed, epoch_size=48).epoch(0)]) for seed in (0, 1, 2))
+    assert len(first) == 48 and all(torch.equal(first, other) for other in others)

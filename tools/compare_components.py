@@ -61,7 +61,7 @@ class StoredPeople(People):
         for file in sorted(folder.glob("aside_*.npy"), reverse=True): file.rename(folder / file.name.removeprefix("aside_"))
 
     def batch(self, indices) -> Batch:
-        rows = torch.as_tensor(list(indices))
+        rows = torch.as_tensor(list(indices)) % 2 ** 30     # the loader gives each seed a stretch of so many people; here all see the first
         return Batch(torch.from_numpy(self.images[rows.numpy()]).float() / 255, **{name: value[rows] for name, value in self.rows.items()})
 
 
