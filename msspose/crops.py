@@ -225,10 +225,11 @@ class CropStore:
         self,
         indices,                                   # of people: a list, an array, a tensor, a range or a slice
         generator: torch.Generator | None = None,  # given: augmented, each call anew; None: the plain crops
+        skip: int = 0,                             # people of the same batch whom another process has, before these
     ) -> Batch:                                    # images (B, 3, size, size)
         "People as a batch on the device, as the paper augments them or plain."
         if generator is None: return _floating(self._cut(indices, self.size))
-        return augment(self._cut(indices, self.crops.shape[1]), self.size, generator, skeleton=self.skeleton)
+        return augment(self._cut(indices, self.crops.shape[1]), self.size, generator, skeleton=self.skeleton, skip=skip)
 
     def wide(
         self,
@@ -579,13 +580,14 @@ def augment(
     colour: float = 0.4,         # each channel becomes brighter or darker by up to this share
     translation: float = 0,      # the square moves by up to this share of its side along x and along y; 0: the paper names none
     skeleton: Skeleton = MPII,   # says which joints change names in the mirror
+    skip: int = 0,               # people of the same batch before these, whom another process has: their dice are passed over
 ) -> Batch:                      # images (B, 3, size, size); joints outside the picture stay annotated, as occluded (1)
     "Rotation and scale of section 4.1, mirror and colour of the original hourglass (decisions, row 18), sampled once."
     b, device = len(batch.images), batch.images.device
     if batch.joints.shape[1] != skeleton.n_joints:
         raise ValueError(f"batch has {batch.joints.shape[1]} joints, skeleton {skeleton.name} has {skeleton.n_joints}; pass skeleton=")
     if not 0 <= scale < 1: raise ValueError(f"scale={scale}: a square grows and shrinks by a share from 0 to below 1, such as 0.25")
-    chance = torch.rand(b, 8, generator=generator, device=generator.device).to(device)
+    chance = torch.rand(skip + b, 8, generator=generator, device=generator.device)[skip:].to(device)
     either = 2 * chance - 1
     angle, factor, mirrored = radians(rotation) * either[:, 0], 1 + scale * either[:, 1], chance[:, 2] < flip
     sign, cos, sin = 1 - 2 * mirrored.to(factor.dtype), torch.cos(angle), torch.sin(angle)
@@ -661,6 +663,7 @@ class Loader:
         epoch_size: int = 8192,      # pictures in an epoch of generated people
         workers: int = 1,            # threads that make batches
         ahead: int = 16,             # batches that are made before they are asked for
+        share: tuple[int, int] = (0, 1),  # which process this is, and how many there are: each has its part of every batch
     ):
         self.generated = isinstance(source, People)
         if self.generated and source.split != "train":
@@ -670,14 +673,18 @@ class Loader:
             raise ValueError(f"batches of {batch_size} from {self.people} people: one needs two people at least, for batch normalisation")
         if workers < 1 or ahead < 1 or seed < 0:
             raise ValueError(f"workers={workers}, ahead={ahead}, seed={seed}: expected at least 1, 1 and 0")
+        batches = min(ceil(self.people / batch_size), self.people // 2)
+        self.cuts = [self.people * batch // batches for batch in range(batches + 1)]      # all batches as large as each other, but for one
+        self.mine, self.processes = share
+        if not 0 <= self.mine < self.processes <= self.people // batches:
+            raise ValueError(f"share={share}: batches of {self.people // batches} for {self.processes} processes; each needs a person")
         self.source, self.batch_size, self.seed, self.workers, self.ahead = source, batch_size, seed, workers, ahead
         self.together = 8 if self.generated else 1    # batches that are made at once
         self.waited = 0.0                             # seconds that whoever takes the batches has waited for them
 
     def __len__(self) -> int:
-        "Batches in an epoch; a single picture that is left over is left out, since one has no statistics."
-        batches = self.people // self.batch_size + (self.people % self.batch_size > 1)
-        return 2 * batches if self.generated else batches
+        "Batches in an epoch, in which everybody is seen once: they differ by one person at most, so that no small one is left over."
+        return (len(self.cuts) - 1) * (2 if self.generated else 1)
 
     def epoch(
         self,
@@ -686,7 +693,7 @@ class Loader:
     ) -> Iterator[Batch]:
         "The batches of an epoch from `start` on. Close it, or let it go, and the threads end."
         if not 0 <= start <= len(self): raise ValueError(f"start={start}: an epoch has {len(self)} batches")
-        order = None if self.generated else torch.randperm(len(self.source), generator=self._dice(number))
+        order = None if self.generated else self._order(number)
         first, skipped = divmod(start, self.together)
         parts = range(first, ceil(len(self) / self.together))
         def make(part: int) -> list[Batch]:
@@ -707,16 +714,38 @@ class Loader:
     def _dice(self, *numbers: int) -> torch.Generator:
         return torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, *numbers)).generate_state(1, np.uint64)[0] >> 1))
 
+    def rows(
+        self,
+        batch: int,   # of an epoch
+    ) -> tuple[slice, int]:
+        "Of an epoch's people those in this process's part of a batch; and how many of the batch other processes have before them."
+        first, stop = self.cuts[(cut := batch // 2 if self.generated else batch)], self.cuts[cut + 1]
+        begin, end = ((stop - first) * process // self.processes for process in (self.mine, self.mine + 1))
+        return slice(first + begin, first + end), begin
+
+    def people_of(
+        self,
+        number: int,   # of the epoch
+        batch: int,
+    ) -> list[int]:    # indices into the source
+        "Who is in this process's part of a batch."
+        rows, _ = self.rows(batch)
+        return torch.arange(self.people)[rows].add(self._begin(number)).tolist() if self.generated else self._order(number)[rows].tolist()
+
+    def _begin(self, number: int) -> int: return self.seed % 1024 * 2 ** 30 + number * self.people     # other people for every seed
+
+    def _order(self, number: int) -> Tensor: return torch.randperm(len(self.source), generator=self._dice(number))
+
     def _varied(self, number: int, batch: int, order: Tensor) -> Batch:
-        return self.source.batch(order[batch * self.batch_size:(batch + 1) * self.batch_size], self._dice(number, batch + 1))
+        rows, skip = self.rows(batch)
+        return self.source.batch(order[rows], self._dice(number, batch + 1), skip)
 
     def _painted(self, number: int, part: int) -> list[Batch]:
         "Four batches are painted at once, which is cheaper; each is shown as made, and mirrored."
-        b, begin = self.batch_size, self.seed % 1024 * 2 ** 30 + number * self.people     # other people for every seed
-        first, stop = begin + 4 * b * part, begin + self.people
-        many = self.source.batch(range(first, min(first + 4 * b, stop)))
-        rows = [some for some in torch.arange(len(many)).split(b) if len(some) > 1]
-        batches = [Batch(*(getattr(many, field.name)[some] for field in fields(many))) for some in rows]
+        rows = [self.rows(batch)[0] for batch in range(self.together * part, min(self.together * (part + 1), len(self)), 2)]
+        begin, sizes = self._begin(number), [some.stop - some.start for some in rows]
+        many = self.source.batch([begin + i for some in rows for i in range(some.start, some.stop)])
+        batches = [Batch(*(getattr(many, field.name)[some] for field in fields(many))) for some in torch.arange(len(many)).split(sizes)]
         return [batch for made in batches for batch in (made, mirror(made, self.source.skeleton))]
 
 # %% ../nbs/10_crops.ipynb #aa10c022

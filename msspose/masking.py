@@ -243,6 +243,7 @@ def mask_keypoints(
     soft: float = 0.0,                       # width of the edge in sides, up to 0.5; 0 is a hard edge
     clearance: float = 1.0,                  # sides between a background patch and the nearest joint of anybody
     reach: float = 3.0,                      # "nearby": head sizes from a joint to its copy along x and y, at most
+    skip: int = 0,                           # pictures of the same batch before these, which somebody else has: their dice are passed over
 ) -> Masked:                                 # ValueError for what does not fit together, with what would
     "Keypoint masking, section 3.4 of the paper; decisions, rows 20 and 21."
     _check_options(probability, hide, onto, count, side, soft, clearance, reach)
@@ -252,7 +253,7 @@ def mask_keypoints(
     window = _largest_patch(points, n, head_size, side, size)
 
     # as many random numbers for each picture, whatever becomes of it
-    dice = torch.rand(b, 3 + n + 2 * p, generator=generator, device=images.device if generator is None else generator.device)
+    dice = torch.rand(skip + b, 3 + n + 2 * p, generator=generator, device=images.device if generator is None else generator.device)[skip:]
     masked, hides, number, order, width, place = dice.to(images.device).split([1, 1, 1, n, p, p], 1)
     slot = torch.arange(p, device=images.device)
     masked, hides = masked < probability, (hides < hide).expand(-1, p)

@@ -739,7 +739,7 @@ class People:
         scene, dice, B = self.scene(seeds), Dice(seeds, 4), len(seeds)
         direction = torch.cat([dice.uniform(-0.8, 0.8), dice.uniform(-0.9, -0.2), dice.uniform(-1, -0.4)], 1)
         light, background = torch.cat([F.normalize(direction, dim=1), dice.uniform(0.5, 0.75)], 1), backdrop(dice, self.size)
-        step = max(1, 2**16 // self.size**2) if self.device.type == "cpu" else B       # few at a time: they stay in the processor's cache
+        step = max(1, 2**16 // self.size**2) if self.device.type == "cpu" else 64   # few at a time, for cache or memory
         images = torch.cat([rasterize(scene.parts.of_pictures(i, i + step), background[i:i + step], light[i:i + step])
                             for i in range(0, B, step)])
 

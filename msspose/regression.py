@@ -113,11 +113,12 @@ class PoseNet(nn.Module):
         alpha: float | None = None,   # weight of the structure term; None: 1 / N (row 4)
         combine: str = "sum",         # heatmaps of a group: sum, max or concat (row 5)
         reduction: str = "paper",     # sum over pixels; "mean": mean over pixels (row 2)
+        checked: bool = True,         # on the CPU, a loss that is not finite is an error; False: whoever calls looks at it
     ) -> Tensor:                      # scalar
         "Eq. 2, or without structure eq. 1, at every scale of every output (row 14)."
         targets = pyramid(to_map(joints, self.stride), visible, outputs[0][0].shape[-1], sigma, how, self.n_scales)
-        if not self.structure: return multiscale_loss(outputs, targets, visible, reduction)
-        return multiscale_structure_loss(outputs, targets, self.skeleton.groups, alpha, combine, visible, reduction)
+        if not self.structure: return multiscale_loss(outputs, targets, visible, reduction, checked)
+        return multiscale_structure_loss(outputs, targets, self.skeleton.groups, alpha, combine, visible, reduction, checked)
 
     def fix_mss(
         self,

@@ -110,6 +110,7 @@ def multiscale_structure_loss(
     combine: str = "sum",                 # what P_S is made of: sum, max or concat of the members' maps
     visible: Tensor | None = None,        # (B, N) 0 = not annotated: counts neither alone nor in any group; None: all are annotated
     reduction: str = "paper",             # "paper": sum over pixels; "mean": mean over pixels
+    checked: bool = True,                 # on the CPU, a loss that is not finite is an error; False: whoever calls looks at it
 ) -> Tensor:                              # scalar, in float32
     "Equation 2 at every scale of every output, summed with equal weights (decisions, rows 1, 3 to 6, 12 and 14)."
     _check(pred, target, alpha, combine, visible, reduction)
@@ -117,19 +118,19 @@ def multiscale_structure_loss(
     target = target[:max(map(len, pred))]
     matrix = group_matrix(groups, n)
     if alpha is None: alpha = 1 / n
-    if alpha == 0: return multiscale_loss(pred, target, visible, reduction)
+    if alpha == 0: return multiscale_loss(pred, target, visible, reduction, checked)
     weight = torch.ones(batch, n, device=device) if visible is None else (visible > 0).float()
     with torch.autocast(device.type, enabled=False):
         if combine == "max":
             size = max(map(len, groups))
             table = torch.tensor([[*group, *[m] * (size - len(group))] for m, group in enumerate(groups)], device=device)
-            first = multiscale_loss(pred, target, visible, reduction)
+            first = multiscale_loss(pred, target, visible, reduction, checked)
             loss = first + alpha * _competition(pred, target, table, weight, reduction == "mean")
         else:
             coupling = matrix.T @ matrix if combine == "sum" else matrix.sum(0).diag()
             form = torch.eye(n) / n + alpha * coupling
             loss = _quadratic(pred, target, form.to(device), weight, reduction == "mean")
-    return finite_loss(loss, pred, target)
+    return finite_loss(loss, pred, target) if checked else loss
 
 # %% ../nbs/05_structure.ipynb #2d5c93c7
 def structure_aware_loss(

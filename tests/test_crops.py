@@ -1180,8 +1180,9 @@ def test_no_two_batches_are_varied_alike(made):
     assert len(torch.cat(sizes).unique()) == 32
 
 
-@pytest.mark.parametrize("people, size, sizes", [(9, 4, [4, 4]), (9, 3, [3, 3, 3]), (8, 3, [3, 3, 2]), (2, 5, [2]), (3, 2, [2])])
-def test_an_epoch_of_a_store_shows_everybody_once_and_nobody_alone(made, monkeypatch, people, size, sizes):
+@pytest.mark.parametrize("people, size, sizes", [
+    (9, 4, [3, 3, 3]), (9, 3, [3, 3, 3]), (8, 3, [2, 3, 3]), (9, 8, [4, 5]), (2, 5, [2]), (3, 2, [3]), (5, 2, [2, 3])])
+def test_an_epoch_of_a_store_shows_everybody_once_in_batches_of_one_size(made, monkeypatch, people, size, sizes):
     store, asked = CropStore.from_annotations(made[:people], 16, progress=False), []
     def batch(self, rows, *more, was=CropStore.batch):
         asked.append(rows.tolist())
@@ -1191,24 +1192,85 @@ def test_an_epoch_of_a_store_shows_everybody_once_and_nobody_alone(made, monkeyp
     for number in range(6):
         asked.clear()
         assert [len(b) for b in loader.epoch(number)] == [len(rows) for rows in asked] == sizes and len(loader) == len(sizes)
-        order = sum(asked, [])
-        assert len(set(order)) == len(order) and set(order) <= set(range(people))
+        assert [loader.people_of(number, batch) for batch in range(len(loader))] == asked
+        assert sorted(order := sum(asked, [])) == list(range(people))
         orders.add(tuple(order))
     assert len(orders) > 1                                                      # two people have two orders
 
 
 @pytest.mark.parametrize("epoch_size, size, sizes", [
-    (64, 4, [4] * 16), (40, 8, [8, 8, 8, 8, 4, 4]), (42, 5, [5] * 8), (66, 8, [8] * 8), (6, 4, [3, 3])])
+    (64, 4, [4] * 16), (40, 8, [6, 6, 7, 7, 7, 7]), (42, 5, [4] * 8 + [5] * 2), (66, 8, [6, 6, 7, 7, 6, 6, 7, 7, 7, 7]), (6, 4, [3, 3])])
 def test_an_epoch_of_people_shows_new_ones_each_as_made_and_mirrored(epoch_size, size, sizes):
     people = People("standard", size=16)
     loader = Loader(people, size, epoch_size=epoch_size)
     for number in range(2):
-        batches = list(loader.epoch(number))
-        assert [len(b) for b in batches] == sizes and len(loader) == len(sizes)
-        first, count = number * (epoch_size // 2), sum(sizes) // 2
-        painted = people.batch(range(first, first + count))
+        batches, once = list(loader.epoch(number)), range(number * (epoch_size // 2), (number + 1) * (epoch_size // 2))
+        assert [len(b) for b in batches] == sizes and len(loader) == len(sizes) and sum(sizes) == epoch_size
+        painted = people.batch(once)
         torch.testing.assert_close(torch.cat([b.images for b in batches[::2]]), painted.images)
         assert all(alike([mirror(a, MPII)], [b]) for a, b in zip(batches[::2], batches[1::2], strict=True))
+        assert sum((loader.people_of(number, batch) for batch in range(0, len(loader), 2)), []) == list(once)
+
+
+@given(st.integers(2, 3000), st.integers(2, 70), st.integers(1, 4))
+def test_batches_and_parts_differ_by_one_person_at_most(people, size, processes):
+    source, more = People(size=16), dict(epoch_size=2 * people)
+    loader = Loader(source, size, **more)
+    whole = [rows.stop - rows.start for rows, _ in map(loader.rows, range(0, len(loader), 2))]
+    assert sum(whole) == people and max(whole) - min(whole) <= 1 and min(whole) >= 2 and (max(whole) <= size or size == 2)
+    if processes > min(whole): return
+    parts = [Loader(source, size, **more, share=(i, processes)) for i in range(processes)]
+    for batch, count in enumerate(whole):
+        rows, skips = zip(*(part.rows(2 * batch) for part in parts), strict=True)
+        lengths = [some.stop - some.start for some in rows]
+        assert sum(lengths) == count and max(lengths) - min(lengths) <= 1 and list(skips) == [sum(lengths[:i]) for i in range(processes)]
+
+
+# several processes
+
+def joined(batches):
+    "Parts of a batch, as one; whoever has fewer bystanders gets some who are not there."
+    most = max(b.others.shape[1] for b in batches)
+    def widen(value, dim):
+        missing = list(value.shape)
+        missing[dim] = most - value.shape[dim]
+        return torch.cat([value, value.new_zeros(missing)], dim)
+    batches = [replace(b, others=widen(b.others, 1), others_visible=widen(b.others_visible, 1), boxes=b.boxes[:, :1]) for b in batches]
+    return {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(batches[0])}
+
+
+@pytest.mark.parametrize("size, processes", [(4, 2), (6, 2), (8, 3), (5, 1)])
+def test_the_parts_of_all_processes_are_the_whole_batch(source, size, processes):
+    "Nine people of a store and 21 that are generated: batches that cannot be divided evenly, too."
+    whole = Loader(source, size, seed=2, epoch_size=42)
+    parts = [Loader(source, size, seed=2, epoch_size=42, share=(i, processes)) for i in range(processes)]
+    assert {len(part) for part in parts} == {len(whole)}
+    uneven = 0
+    for number in range(2):
+        for batch, (expected, *found) in enumerate(zip(whole.epoch(number), *(part.epoch(number) for part in parts), strict=True)):
+            for name, value in joined(found).items():
+                torch.testing.assert_close(value, joined([expected])[name], atol=2e-6, rtol=0, msg=name)
+            assert sum((part.people_of(number, batch) for part in parts), []) == whole.people_of(number, batch)
+            uneven += len({len(b) for b in found}) > 1
+    assert uneven or processes == 1 or (size, processes) == (4, 2) and not isinstance(source, People)
+
+
+def test_more_processes_than_people_in_a_batch_are_refused(store):
+    with pytest.raises(ValueError, match=r"share=\(0, 4\): batches of 3 for 4 processes; each needs a person at least"):
+        Loader(store, 4, share=(0, 4))
+    with pytest.raises(ValueError, match=r"share=\(2, 2\)"): Loader(store, 4, share=(2, 2))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(0, 7))
+def test_whoever_comes_later_in_a_batch_is_varied_as_in_the_whole_batch(store, seed, skip):
+    wide, dice = store.wide(range(9)), lambda: torch.Generator().manual_seed(seed)
+    whole, rest = augment(wide, 64, dice(), skeleton=store.skeleton), store.wide(range(skip, 9))
+    later = augment(rest, 64, dice(), skeleton=store.skeleton, skip=skip)
+    for f in ("images", "joints", "visible", "reference"):
+        torch.testing.assert_close(getattr(later, f), getattr(whole, f)[skip:], atol=1e-5, rtol=1e-6, msg=f)
+    if skip: assert not torch.equal(augment(rest, 64, dice(), skeleton=store.skeleton).reference, later.reference)
+    torch.testing.assert_close(store.batch(range(skip, 9), dice(), skip).images, later.images, atol=1e-2, rtol=0)   # one from bytes
 
 
 def test_what_a_thread_raises_arrives_and_no_thread_is_left(source, monkeypatch):

@@ -187,6 +187,15 @@ def test_a_picture_does_not_depend_on_who_else_is_in_the_batch(seed, first, othe
     for field in dataclasses.fields(Masked): assert torch.equal(getattr(part, field.name), getattr(whole, field.name)[:first])
 
 
+@quick
+@given(st.integers(0, 10**6), st.integers(1, 7))
+def test_the_rest_of_a_batch_is_masked_as_in_the_whole_one(seed, skip):
+    given_ = made_up(seed, b=8)
+    whole, rest = mask_keypoints(**given_, generator=seeded(seed)), {name: value[skip:] for name, value in given_.items()}
+    later = mask_keypoints(**rest, generator=seeded(seed), skip=skip)
+    for field in dataclasses.fields(Masked): assert torch.equal(getattr(later, field.name), getattr(whole, field.name)[skip:]), field.name
+
+
 def test_input_stays_as_it_is_and_a_seed_decides():
     given_ = made_up(3, b=8)
     kept = {name: value.clone() for name, value in given_.items()}
