@@ -20,7 +20,7 @@ GONE := $(shell $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || echo gone)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lab docs prepare outputs components constraints hooks clean gone quarto
+.PHONY: help demo test lab docs prepare outputs components laptop constraints hooks clean gone quarto
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -58,6 +58,11 @@ outputs: $(VENV)/.dev  ## run every chapter and store what it shows
 components: $(VENV)/.run  ## train each component of the paper alone, three seeds: the table of chapter 07, in about an hour
 	@echo "Training each component; models go to runs/components, the table to nbs/results/components.json"
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/compare_components.py
+
+laptop: $(VENV)/.run  ## train the preset laptop for an hour, and measure it: the curve and the table of chapter 11
+	@echo "Training for an hour; the model goes to runs/laptop, the numbers to nbs/results/laptop.json"
+	@OMP_NUM_THREADS=1 $(BIN)/msspose train --preset laptop --out runs/laptop
+	@$(BIN)/python tools/record_run.py runs/laptop --out nbs/results/laptop.json
 
 constraints:  ## resolve constraints.txt again; needs uv (UPGRADE=1 takes the newest versions)
 	@echo "Resolving constraints.txt for Python 3.10 to 3.13 on Linux, macOS and Windows"

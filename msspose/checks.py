@@ -405,3 +405,57 @@ EXERCISES["turned_joints"] = Exercise(_turned_joints, _turned_joints_cases, (
     "everything is an offset from a middle: that of the stored crop is (wide - 1) / 2, that of the result (size - 1) / 2",
     "a larger square makes a smaller person, so offsets are divided by the factor; joints go the other way than pixels are read",
     "rows of offsets times R: offset @ [[cos, -sin], [sin, cos]] / factor, and then the middle of the result"))
+
+# %% ../nbs/reference/checks.ipynb #c11code0
+def _drops(scores, patience=8):
+    best, since, count = -1, 0, 0
+    for score in scores:
+        since = 0 if score > best else since + 1
+        best = max(best, score)
+        if since >= patience: count, since = count + 1, 0
+    return count
+
+EXERCISES["drops"] = Exercise(_drops, (
+    ([50.0, 60.0, 70.0], 2), ([50.0, 50.0, 50.0], 2), ([70.0, 60.0, 65.0, 68.0, 69.0], 4), ([50.0] * 9, 4),
+    ([50.0] * 8 + [51.0] + [50.0] * 8, 8), ([60.0, 70.0] + [69.0, 69.5] * 10, 8)), (
+    "go through the scores and keep two numbers: the best so far, and how many scores have passed without a better one",
+    "better means above the best so far, not above the last; after a drop the counting starts anew",
+    "since = 0 if score > best else since + 1; when since reaches patience: count += 1 and since = 0"))
+
+# %% ../nbs/reference/checks.ipynb #c14code0
+def _after_tab(typed, names):
+    found = [name for name in names if name.startswith(typed)]
+    ends = (min(found), max(found)) if found else (typed, typed)
+    same = [a == b for a, b in zip(*ends, strict=False)]
+    return ends[0][:(same + [False]).index(False)]
+
+EXERCISES["after_tab"] = Exercise(_after_tab, (
+    ("tr", ["train", "demo"]), ("se", ["seconds=", "seed=", "size="]), ("see", ["seed=", "seed=0"]), ("x", ["train", "demo"]),
+    ("", ["train", "demo"]), ("stage1", ["stage1.epochs=", "stage1.lr=", "stage2.lr="]), ("tr", ["train", "training"]),
+    ("lr", ["stage1.lr=", "lrate"])), (
+    "first keep the names that begin with what is typed; a name that only contains it is no candidate",
+    "one candidate: all of it stands there; none: what was typed; several: as many letters as all of them share",
+    "min(found) and max(found) share with each other exactly what all share: compare them letter by letter"))
+
+# %% ../nbs/reference/checks.ipynb #c15code0
+def _combined(means, variances, counts):
+    weights = (counts / counts.sum())[:, None]
+    mean = (weights * means).sum(0)
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
+
+def _combined_cases():
+    def of(*sizes, generator=torch.Generator().manual_seed(0)):
+        parts = [3 * torch.randn(n, 4, generator=generator) + n for n in sizes]
+        return torch.stack([p.mean(0) for p in parts]), torch.stack([p.var(0, correction=0) for p in parts]), torch.tensor(sizes)
+    return [of(8), of(5, 5), of(2, 7, 3), of(1, 64, 1, 30)]
+
+EXERCISES["roof_at_384"] = Exercise(4 / 9, (), (
+    "what moves is maps; how many pixels do they have now, for each that they had?",
+    "1.5 times as wide and 1.5 times as high: 2.25 times the bytes for each picture",
+    "the same bandwidth is divided by 2.25 times as many bytes"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.01)
+
+EXERCISES["combined"] = Exercise(_combined, _combined_cases, (
+    "a process with more values counts for more: first the weights, counts / counts.sum()",
+    "the variance over all is more than the mean of the variances: the means of the processes differ, too",
+    "mean = (weights * means).sum(0); variance = (weights * (variances + (means - mean) ** 2)).sum(0), with weights of shape (P, 1)"))

@@ -18,8 +18,9 @@ from .crops import crop, read_image, to_photo
 from .data import square_of
 from .drawing import paint_pose
 from .heatmaps import decode, to_image
+from .runs import load_model
 from .skeleton import Skeleton
-from .training import load_model, predict_heatmaps
+from .training import predict_heatmaps
 
 # %% ../nbs/12_inference.ipynb #9d3f6de4
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class PoseEstimator:
         if not boxes: return []
         centers, sides = square_of(boxes)
         crops = torch.stack([crop(image, center, side, self.size) for center, side in zip(centers, sides, strict=True)])
-        heatmaps = predict_heatmaps(self.model, crops, self.skeleton, flip)
+        device = next(self.model.parameters()).device
+        heatmaps = predict_heatmaps(self.model, crops.to(device), self.skeleton, flip).cpu()
         joints, peaks = decode(heatmaps, "subpixel")
         joints = to_image(joints, self.size // heatmaps.shape[-1])
         joints = to_photo(joints, centers, sides, self.size).numpy()

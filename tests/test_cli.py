@@ -1,7 +1,13 @@
 "Commands as a person types them: what they print, what they answer to wrong input."
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
 from dataclasses import replace
 
 import imageio.v3 as iio
@@ -10,15 +16,19 @@ import pytest
 import torch
 
 import msspose
-from msspose.cli import main
+from msspose import cli, training
+from msspose.cli import complete_setting, main, uncut
 from msspose.data import LSPET_SPLITS, write_people
 from msspose.people import SPLITS, People
 from msspose.regression import PoseNet
+from msspose.runs import BEST, CHECKPOINT, RunFolder, load_model, save_model
 from msspose.skeleton import LSP, MPII
-from msspose.training import PRESETS, load_model, save_model
+from msspose.training import PRESETS, settings
 
 COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "predict")
 NETWORK = dict(n_stacks=1, width=8, depth=2)
+TINY = ("size=32 width=8 depth=2 regression_width=8 batch_size=4 seconds=0 bf16=false "
+        "stage1.epochs=2 stage2.epochs=1 stage3.epochs=1").split()
 
 
 @pytest.fixture
@@ -57,26 +67,52 @@ def error_of(result):
 def test_version_and_help(msspose_says):
     assert msspose_says("--version") == (0, f"msspose {msspose.__version__}\n", "")
     code, out, _ = msspose_says("--help")
-    assert code == 0 and all(command in out for command in COMMANDS)
-    for command in COMMANDS:
-        code, out, _ = msspose_says(command, "--help")
-        assert code == 0 and "Example: msspose" in out
+    assert code == 0 and "--install-completion" in out and "Usage: msspose " in out and "..." not in out.partition("Commands:")[2]
+    assert re.findall(r"^  ([a-z]+)  ", out.partition("Commands:")[2], re.M) == list(COMMANDS)
+    assert msspose_says() == (0, out, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_that_can_be_typed(msspose_says, command):
+    code, out, _ = msspose_says(command, "--help")
+    examples = " ".join(out.partition("Example: ")[2].split()).split(" msspose ")
+    assert code == 0 and len(out) < 10_000 and examples[0].startswith(f"msspose {command}")
+    for example in examples:
+        words = shlex.split(example.removeprefix("msspose "))
+        assert words[0] == command and msspose_says(*words, "--help") == (0, out, "")
+
+
+def test_help_of_train_names_every_setting_and_preset_and_fits_a_terminal(msspose_says):
+    _, out, _ = msspose_says("train", "--help")
+    assert max(map(len, out.splitlines())) <= 80
+    values = settings(PRESETS["demo"])
+    assert re.findall(r"^    ([a-z]\w*(?:\.\w+)?)=", out, re.M) == list(values)
+    for name in values: assert re.search(rf"^    {re.escape(name)}=\S+ +\S.{{5,}}$", out, re.M), f"{name} is not explained"
+    about = " ".join(out.split())
+    for name, config in PRESETS.items():
+        row = re.search(rf" {name} (\d+) hourglass(?:es)? of (\d+) channels at (\d+) pixels, (\w+), (\d+) (minutes|epochs): ", about)
+        epochs = config.stage1.epochs + config.stage2.epochs + config.stage3.epochs
+        assert [int(row[i]) for i in (1, 2, 3)] == [config.n_stacks, config.width, config.size] and row[4] == config.optimiser
+        assert (int(row[5]), row[6]) == ((config.seconds / 60, "minutes") if config.seconds else (epochs, "epochs"))
 
 
 @pytest.mark.parametrize("args, said", [
     (["demo", "--ot", "x"], "--out"), (["trian"], "train"), (["demo", "--seconds", "long"], "--seconds"),
     (["demo", "--seconds", "0"], "seconds"), (["demo", "--ladder", "hourglas"], "'supervision', 'regression', 'structure'"),
-    (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "model"), (["predict", "x"], "picture")])
+    (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "model"), (["predict", "x"], "picture"),
+    (["train", "sede=3"], "nearest is seed"), (["train", "width=wide"], "whole number"), (["train", "seed"], "key=value"),
+    (["evaluate"], "msspose evaluate --help")])
 def test_what_was_typed_wrongly_is_answered_by_what_is_right(msspose_says, args, said):
     result = msspose_says(*args)
     assert result[0] == 2 and said in error_of(result).lower()
 
 
 @pytest.mark.parametrize("args, said", [
-    (["train", "sede=3"], "nearest is seed"), (["train", "--data", "people:croud"], "croud"),
-    (["train", "--data", "no/such/folder"], "no such file or folder")])
+    (["--data", "people:croud"], "croud"), (["--data", "no/such/folder"], "no such file or folder"), (["size=30"], "multiple"),
+    (["stage1.epochs=0", "stage2.epochs=0", "stage3.epochs=0"], "nothing to train")])
 def test_train_refuses_what_does_not_exist(msspose_says, tmp_path, args, said):
-    assert said in error_of(msspose_says(*args, "--out", tmp_path / "run"))
+    assert said in error_of(msspose_says("train", *args, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +132,11 @@ def test_prepare_browse_and_train_on_photographs(msspose_says, photographs, tmp_
     for data in (photographs, stores, stores / "val", "people:scale"):
         sheet.unlink(missing_ok=True)
         assert msspose_says("browse", data, "--out", sheet, "--count", 4, "--size", 32)[0] == 0 and iio.imread(sheet).ndim == 3
-    settings = ["size=32", "width=8", "depth=2", "batch_size=4", "stage1.epochs=2", "regression_width=8", "snapshots=1"]
-    code, out, err = msspose_says("train", "--data", stores, "--out", tmp_path / "run", *settings)
+    code, out, err = msspose_says("train", "--data", stores, "--out", tmp_path / "run", *TINY)
     assert code == 0 and re.search(r"waited for pictures \d+\.\d% of it", out), err
-    code, out, _ = msspose_says("evaluate", tmp_path / "run", "--data", stores, "--json")
-    assert code == 0 and json.loads(out)["n"] == 4
+    for model in (tmp_path / "run", tmp_path / "run" / BEST):
+        code, out, err = msspose_says("evaluate", model, "--data", stores, "--json")
+        assert code == 0 and json.loads(out)["n"] == 4 and re.search(r"evaluating: 100%.*4/4 .*<.*people/s", err)
 
 
 def test_prepare_names_bad_pictures_and_leaves_them_out_when_told(msspose_says, photographs, tmp_path):
@@ -132,13 +168,107 @@ def test_an_output_folder_that_cannot_be_written(msspose_says, tmp_path):
 @pytest.mark.parametrize("args, components", [([], True), (["--ladder", "hourglass"], False)])
 def test_the_demo_trains_the_whole_network_or_a_rung(msspose_says, tmp_path, monkeypatch, args, components):
     monkeypatch.setitem(SPLITS, "val", 12)
-    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], width=8, depth=2, regression_width=8, regression_from=0.3))
+    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], width=8, depth=2, regression_width=8))
     code, out, err = msspose_says("demo", "--seconds", 1, "--out", tmp_path, *args)
     assert code == 0, err
     assert re.search(r"^plain 0\.\d{3}$", out, re.M) and re.search(r"^standard 0\.\d{3}$", out, re.M)
+    code, out, _ = msspose_says("demo", "--seconds", 1, "--out", tmp_path, *args, "--json")     # it is finished: only measured again
+    assert code == 0 and json.loads(out) == json.loads((tmp_path / "result.json").read_text())
+    assert list(json.loads(out)) == ["plain", "standard"]
     about, config = load_model(tmp_path)[2], json.loads((tmp_path / "config.json").read_text())
     assert [about["network"][name] for name in ("multi_scale", "regression", "structure")] == [components] * 3
     assert config["masking"] is components and ("regression" in (tmp_path / "report.md").read_text()) is components
+
+
+@pytest.fixture(scope="module")
+def stores(photographs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.raises(SystemExit): main(["prepare", str(photographs), "--size", "32", "--out", str(folder), "--json"])
+    return folder
+
+
+@pytest.fixture
+def stopped(msspose_says, stores, tmp_path, monkeypatch):
+    "A training that got a signal in its second step; its command, what it said."
+    command, step, steps = ("train", "--data", stores, "--out", tmp_path / "run", *TINY, "save_every=0"), training.Training.step, []
+
+    def interrupted(self, batch):
+        steps.append(batch)
+        step(self, batch)
+        if len(steps) == 2: signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training.Training, "step", interrupted)
+    return command, msspose_says(*command), steps
+
+
+def test_a_stopped_training_goes_on_and_a_finished_one_answers_at_once(msspose_says, stopped, stores, tmp_path):
+    command, (code, out, err), steps = stopped
+    run = tmp_path / "run"
+    assert code == 130 and f"the model so far is in {run / 'model.safetensors'}; the same command goes on" in out, err
+    assert len(steps) == 2 and load_model(run)[2]["steps"] == 2
+    assert "seed=0, not 3" in error_of(msspose_says(*command, "seed=3"))
+
+    code, out, err = msspose_says(*command, "--json")
+    assert code == 0 and list(json.loads(out)) == [stores.name], err
+    assert len(steps) == load_model(run)[2]["steps"] > 2
+    done = len(steps)
+    assert msspose_says(*command)[0] == 0 and len(steps) == done
+    assert msspose_says(*command, "seed=3", "--restart")[0] == 0 and len(steps) == 2 * done
+
+
+def test_stopped_with_json_nothing_is_on_stdout(msspose_says, stores, tmp_path, monkeypatch):
+    step = training.Training.step
+    monkeypatch.setattr(training.Training, "step", lambda self, batch: (step(self, batch), self.asked.set()))
+    code, out, err = msspose_says("train", "--data", stores, "--out", tmp_path / "run", *TINY, "--json")
+    assert (code, out) == (130, "") and "the same command goes on from here" in err
+
+
+def test_damaged_checkpoints_are_told(msspose_says, stopped, tmp_path):
+    command, _, steps = stopped
+    last, before = tmp_path / "run" / CHECKPOINT, tmp_path / "run" / "checkpoint-before.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    broken = before.read_bytes()
+    before.write_bytes(broken[:1000])
+    assert "--restart" in error_of(msspose_says(*command)) and len(steps) == 2
+    before.write_bytes(broken)
+    code, _, err = msspose_says(*command)
+    assert code == 0 and "going on from the checkpoint before it" in err
+
+
+def test_a_folder_in_which_a_training_runs_is_left_alone(msspose_says, stores, tmp_path):
+    with RunFolder(tmp_path):
+        line = error_of(msspose_says("train", "--data", stores, "--out", tmp_path, *TINY))
+    assert "another training is running" in line
+
+
+def test_a_dry_run_prints_settings_memory_and_time_and_leaves_nothing(msspose_says, stores, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = msspose_says("train", "--data", stores, *TINY, "--dry-run")
+    assert code == 0 and "width=8\n" in out and "multi_scale=true\n" in out and "| stage |" in out, err
+    code, out, err = msspose_says("train", "--data", stores, *TINY, "--dry-run", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["settings"]["width"] == 8 and [stage["stage"] for stage in told["stages"]] == [1, 2, 3]
+    assert all(stage["memory"]["picture"] > 0 and stage["seconds"] > 0 for stage in told["stages"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_train_and_one_speaks(stores, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "msspose.cli", "train"]
+    done = subprocess.run([*command, "--data", str(stores), "--out", str(tmp_path), *TINY, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [report["n"] for report in json.loads(done.stdout).values()] == [4]
+    assert json.loads((tmp_path / "environment.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("error, said, rank", [
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "pass halve=true", 0),
+    (FloatingPointError("step 3: the loss\nis nan"), "step 3: the loss is nan", 0), (ZeroDivisionError("x"), "a bug; --debug", 0),
+    (RuntimeError("Connection closed by peer"), "process 1: another process has ended", 1)])
+def test_whatever_goes_wrong_is_one_line(msspose_says, monkeypatch, error, said, rank):
+    def fails(*args, **kwargs): raise error
+    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(cli, "RANK", rank)
+    assert said in error_of(msspose_says("demo"))
 
 
 def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
@@ -151,6 +281,7 @@ def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
 
 
 def test_evaluate_refuses_another_rule_or_skeleton(msspose_says, model, tmp_path):
+    assert "choose auto" in error_of(msspose_says("evaluate", model, "--data", "people:plain", "--device", "abacus"))
     assert "official" in error_of(msspose_says("evaluate", model, "--data", "people:plain", "--rule", "offical"))
     save_model(PoseNet(LSP, **NETWORK), tmp_path, size=64)
     assert "choose data of lsp" in error_of(msspose_says("evaluate", tmp_path, "--data", "people:plain"))
@@ -202,13 +333,72 @@ def test_debug_shows_where_an_error_came_from(capsys, tmp_path):
 def test_train_on_photographs_through_the_command_line(msspose_says, real_data, tmp_path, monkeypatch):
     monkeypatch.setitem(LSPET_SPLITS, "train", (1, 40))
     monkeypatch.setitem(LSPET_SPLITS, "val", (9001, 9010))
-    settings = "width=8 depth=2 batch_size=8 stage1.epochs=1 seconds=0 snapshots=1 threads=1".split()
-    code, out, err = msspose_says("train", "--data", real_data / "lspet", "--out", tmp_path / "run", *settings)
+    changes = "width=8 depth=2 regression_width=8 batch_size=8 stage1.epochs=1 stage2.epochs=1 stage3.epochs=1 seconds=0".split()
+    code, out, err = msspose_says("train", "--data", real_data / "lspet", "--out", tmp_path / "run", *changes)
     assert code == 0, err
     assert "lspet 0." in out and "PCK@0.2" in out
     _, skeleton, about = load_model(tmp_path / "run")
-    assert skeleton == LSP and len(about["skeleton"]["joints"]) == 14 and about["pictures"] == 40
+    assert skeleton == LSP and len(about["skeleton"]["joints"]) == 14 and about["pictures"] == 3 * 40
     photograph = real_data / "lspet" / "images" / "im09001.jpg"
     code, out, _ = msspose_says("predict", tmp_path / "run", photograph, "--out", tmp_path / "pose.png")
     assert code == 0 and iio.imread(tmp_path / "pose.png").shape == iio.imread(photograph).shape
     assert torch.tensor(iio.imread(tmp_path / "pose.png") != iio.imread(photograph)).any()
+
+
+# --- completion ------------------------------------------------------------------------------------------------------------------------
+
+def candidates(msspose_says, monkeypatch, *words):
+    "What bash is told when TAB is pressed after the last of these words, which it has cut at : and =."
+    monkeypatch.setenv("_MSSPOSE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(words))
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    code, out, err = msspose_says()
+    assert (code, err) == (0, "")
+    return out.split()
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["msspose", "tr"], ["train"]), (["msspose", ""], list(COMMANDS)), (["msspose", "train", "--dr"], ["--dry-run"]),
+    (["msspose", "train", "--preset", ""], list(PRESETS)), (["msspose", "train", "--preset", "pa"], ["paper"]),
+    (["msspose", "train", "se"], ["seconds=", "seed="]), (["msspose", "train", "sto"], []),
+    (["msspose", "train", "seed", "=", "3", "stage1."], ["stage1.epochs=", "stage1.lr="]),
+    (["msspose", "train", "see"], ["seed=", "seed=0"]), (["msspose", "train", "optimiser", "="], ["sgd", "rmsprop", "adamw"]),
+    (["msspose", "train", "bf16", "=", "t"], ["true"]), (["msspose", "train", "--data", "peo"], [f"people:{name}" for name in (
+        "plain", "scale", "occlusion", "crowd", "standard")]),
+    (["msspose", "train", "--data", "people", ":", "s"], ["scale", "standard"]),
+    (["msspose", "train", "--data", "=", "people", ":", "pl"], ["plain"]), (["msspose", "browse", "people", ":", "o"], ["occlusion"]),
+    (["msspose", "evaluate", "runs/demo", "--data", "people", ":", "cr"], ["crowd"]),
+    (["msspose", "evaluate", "runs/demo", "--rule", "o"], ["official"])])
+def test_completion_in_bash(msspose_says, monkeypatch, words, expected):
+    assert candidates(msspose_says, monkeypatch, *words) == expected
+
+
+def test_completion_in_zsh(msspose_says, monkeypatch):
+    monkeypatch.setenv("_MSSPOSE_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "msspose train --data people:s")
+    code, out, _ = msspose_says()
+    assert code == 0 and "scale" in out and "standard" in out and "plain" not in out
+
+
+def test_every_setting_completes_to_itself_and_what_it_offers_can_be_typed():
+    config = PRESETS["demo"]
+    for name in settings(config):
+        assert f"{name}=" in complete_setting(name) and complete_setting(f"{name}=")
+        for choice in complete_setting(f"{name}="): training.configure(config, [choice])
+
+
+def test_words_that_bash_has_cut_are_put_together():
+    cut = ["msspose", "train", "seed", "=", "3", "--data", "people", ":"]
+    assert uncut(cut) == (["msspose", "train", "seed=3", "--data", "people:"], "people:")
+    assert uncut(["msspose", "train", ""]) == (["msspose", "train", ""], "")
+
+
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
+def test_completion_is_installed_and_works_in_a_real_bash(tmp_path):
+    scripts = sysconfig.get_path("scripts")
+    if not shutil.which("msspose", path=scripts): pytest.skip("the package is not installed, so there is no command")
+    session = """msspose --install-completion && source ~/.bash_completions/msspose.sh
+                 COMP_WORDS=(msspose train --data people : s) COMP_CWORD=5; _msspose_completion msspose; echo "${COMPREPLY[*]}" """
+    env = os.environ | {"HOME": str(tmp_path), "PATH": scripts + os.pathsep + os.environ["PATH"]}
+    done = subprocess.run(["bash", "--norc", "-c", session], capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "scale standard", done.stderr

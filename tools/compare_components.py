@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields, replace
@@ -20,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from msspose.crops import Loader
+from msspose.data import replacing
 from msspose.evaluation import RULES
 from msspose.people import Batch, People
-from msspose.regression import LADDER
-from msspose.training import Stage, TrainConfig, fit, predict_people
+from msspose.regression import LADDER, PoseNet
+from msspose.training import NETWORK, PRESETS, TrainConfig, masked, predict_people
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = LADDER["hourglass"]
@@ -36,7 +39,8 @@ ARMS = {   # what is changed against the settings of the demo
     "all four": LADDER["masking"],
     "hourglass of two stacks": PLAIN | {"n_stacks": 2},
 }
-BASE, SETTINGS = "hourglass", TrainConfig(data="people:standard", regression_from=0.0, snapshots=4)
+BASE = "hourglass"
+SETTINGS = replace(PRESETS["demo"], regression_width=0, correct=False, end_to_end=True, structure_weight=1.0)
 
 
 class StoredPeople(People):
@@ -74,20 +78,41 @@ def correct(predicted: torch.Tensor, truth) -> tuple[np.ndarray, np.ndarray]:
     return tuple((which[:, pooled].sum(1)).numpy() for which in (near & counts, counts))
 
 
+def rate(progress: float, highest: float = 6e-3, warm_up: float = 0.05) -> float:
+    "Up in a straight line, down along a cosine; `progress` from 0 to 1."
+    if progress < warm_up: return highest * (progress + 1e-3) / (warm_up + 1e-3)
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def learn(config: TrainConfig, people: StoredPeople, pictures: int) -> PoseNet:
+    "One stage for all, so that arms differ in nothing but the component: all learns from the start, masking comes in the last quarter."
+    model = PoseNet(people.skeleton, **{name: getattr(config, name) for name in NETWORK}).train()
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, fused=True)
+    loader = Loader(people, config.batch_size, config.seed, pictures)
+    for step, batch in enumerate(loader.epoch(0)):
+        for group in optimiser.param_groups: group["lr"] = rate(step / len(loader))
+        last_quarter = step >= 0.75 * len(loader)
+        if config.masking and last_quarter: batch = masked(batch, people.skeleton, config.seed * 1_000_003 + step)
+        with torch.autocast("cpu", torch.bfloat16): outputs = model(batch.images)
+        optimiser.zero_grad()
+        model.loss(outputs, batch.joints, batch.visible, alpha=config.structure_weight / people.skeleton.n_joints).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+    return model.eval()
+
+
 def train(arm: str, seed: int, pictures: int, work: Path) -> Path:
     "One training; what each test person scored goes into a file."
     file = work / f"{arm.replace(' ', '_')}-{pictures}-{seed}.npz"
     if file.exists(): return file
     torch.set_num_threads(1)
-    config = replace(SETTINGS, **ARMS[arm], seed=seed, epoch_size=pictures, stage1=Stage(epochs=1))
     people, began = StoredPeople(work / f"people-{pictures // 2}", "standard", pictures // 2), time.process_time()
-    run = fit(config, work / file.stem, progress=False, source=people)
+    model = learn(replace(SETTINGS, **ARMS[arm], seed=seed), people, pictures)
     seconds = time.process_time() - began
     test = People("standard", "test", SETTINGS.size)
-    found, count = correct(*predict_people(run.model, test, range(len(test))))
-    aside = file.with_suffix(".partial.npz")
-    np.savez(aside, found=found, count=count, seconds=seconds, parameters=sum(p.numel() for p in run.model.parameters()))
-    aside.rename(file)
+    found, count = correct(*predict_people(model, test, range(len(test))))
+    with replacing(file) as aside, aside.open("wb") as stream:
+        np.savez(stream, found=found, count=count, seconds=seconds, parameters=sum(p.numel() for p in model.parameters()))
     return file
 
 
