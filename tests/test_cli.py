@@ -194,8 +194,8 @@ def stopped(msspose_says, stores, tmp_path, monkeypatch):
 
     def interrupted(self, batch):
         steps.append(batch)
-        step(self, batch)
         if len(steps) == 2: signal.raise_signal(signal.SIGTERM)
+        step(self, batch)
 
     monkeypatch.setattr(training.Training, "step", interrupted)
     return command, msspose_says(*command), steps
@@ -218,7 +218,7 @@ def test_a_stopped_training_goes_on_and_a_finished_one_answers_at_once(msspose_s
 
 def test_stopped_with_json_nothing_is_on_stdout(msspose_says, stores, tmp_path, monkeypatch):
     step = training.Training.step
-    monkeypatch.setattr(training.Training, "step", lambda self, batch: (step(self, batch), self.asked.set()))
+    monkeypatch.setattr(training.Training, "step", lambda self, batch: (self.asked.set(), step(self, batch)))
     code, out, err = msspose_says("train", "--data", stores, "--out", tmp_path / "run", *TINY, "--json")
     assert (code, out) == (130, "") and "the same command goes on from here" in err
 

@@ -1256,7 +1256,7 @@ def test_the_parts_of_all_processes_are_the_whole_batch(source, size, processes)
 
 
 def test_more_processes_than_people_in_a_batch_are_refused(store):
-    with pytest.raises(ValueError, match=r"share=\(0, 4\): batches of 3 for 4 processes; each needs a person at least"):
+    with pytest.raises(ValueError, match=r"share=\(0, 4\): batches of 3 for 4 processes; each needs a person"):
         Loader(store, 4, share=(0, 4))
     with pytest.raises(ValueError, match=r"share=\(2, 2\)"): Loader(store, 4, share=(2, 2))
 

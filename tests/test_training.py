@@ -1,5 +1,6 @@
 "Training: settings, three stages, exact resume, several processes, bad batches, memory, and what a folder refuses."
 import errno
+import importlib.util
 import json
 import math
 import os
@@ -13,11 +14,13 @@ from types import SimpleNamespace
 import kill_training
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from kill_training import GOOD, TINY, Together, alike, result, trial, undisturbed
 
 import msspose.training as training
+from msspose.checks import EXERCISES, judge
 from msspose.crops import CropStore
 from msspose.data import load_annotations, write_people
 from msspose.people import People
@@ -687,3 +690,72 @@ def test_evaluation_in_parts_counts_everybody_once_and_in_order(seen, monkeypatc
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(found_truth.joints, truth.joints, atol=1e-4, rtol=0)
     assert len(found) == people and torch.equal(found_truth.visible, truth.visible)
+
+
+# what else is written, and the exercises
+
+def test_a_log_for_tensorboard_goes_on_where_the_checkpoint_was(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    config, steps = replace(SHORT, tensorboard=True, save_every=0), []
+    step = Training.step
+
+    def stopped(self, batch):
+        step(self, batch)
+        steps.append(self.progress.step)
+        if len(steps) == 5: raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "step", stopped)
+        with pytest.raises(KeyboardInterrupt): fit(config, tmp_path, progress=False)
+    run = fit(config, tmp_path, progress=False)
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in log.Scalars("pck")] == [row["step"] for row in run.history]
+    assert [event.value for event in log.Scalars("pck")] == pytest.approx([row["pck"] for row in run.history])
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tensorboard is not installed; pip install msspose\[track\]"):
+        fit(config, tmp_path / "other", progress=False)
+
+
+def test_what_a_training_has_reached_can_be_recorded(seen, tmp_path):
+    spec = importlib.util.spec_from_file_location("record_run", ROOT / "tools" / "record_run.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    record = tool.record(seen.run.folder, ["people:plain"], "val", "msspose train")
+    expected = evaluate_source(seen.run.model, open_source("people:plain", "val", TINY.size))
+    assert record["sets"]["plain"]["total"] == pytest.approx(expected.total, abs=0.01) and record["sets"]["plain"]["n"] == expected.n
+    assert [row["pck"] for row in record["history"]] == pytest.approx([row["pck"] for row in seen.run.history], abs=1e-5)
+    assert json.loads(json.dumps(record)) == record and str(seen.run.folder) not in json.dumps(record)
+
+
+def compared_with_the_last(scores, patience=8):
+    since = count = 0
+    for before, score in zip([-1, *scores], scores, strict=False):
+        since = 0 if score > before else since + 1
+        if since >= patience: count, since = count + 1, 0
+    return count
+
+
+def counted_on(scores, patience=8):
+    best, since, count = -1, 0, 0
+    for score in scores:
+        since = 0 if score > best else since + 1
+        best, count = max(best, score), count + (since >= patience)
+    return count
+
+
+@pytest.mark.parametrize("wrong", [compared_with_the_last, counted_on, lambda scores, patience=8: len(scores) // patience])
+def test_drops_are_told_from_the_usual_mistakes(wrong):
+    assert judge(EXERCISES["drops"], EXERCISES["drops"].reference) == "right" and judge(EXERCISES["drops"], wrong).startswith("not yet")
+
+
+def mean_of_variances(means, variances, counts): return ((counts / counts.sum())[:, None] * means).sum(0), variances.mean(0)
+
+
+def unweighted(means, variances, counts): return means.mean(0), (variances + (means - means.mean(0)) ** 2).mean(0)
+
+
+@pytest.mark.parametrize("wrong", [mean_of_variances, unweighted])
+def test_combined_statistics_are_told_from_the_usual_mistakes(wrong):
+    exercise = EXERCISES["combined"]
+    assert judge(exercise, exercise.reference) == "right" and judge(exercise, wrong).startswith("not yet")
+    assert [judge(EXERCISES["roof_at_384"], value)[:5] for value in (4 / 9, 2 / 3, 2.25)] == ["right", "not y", "not y"]
