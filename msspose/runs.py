@@ -54,7 +54,7 @@ def load_tensors(
     try:
         with safe_open(file, "pt") as stored:
             about = json.loads((stored.metadata() or {}).get("msspose", "{}"))
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}   # else they are the file itself, mapped
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file}: damaged, or not a safetensors file ({error})") from error
     expected = about.pop("sha256", None)
@@ -130,7 +130,7 @@ REPORT = ("report.md", "result.json", "loss.png", "pck.png", "predictions.png", 
 
 
 class RunFolder:
-    "The folder of one training. While it is open, no other process on this computer or its network disk can open it."
+    "The folder of one training. While it is open, no other process on this computer can open it."
 
     def __init__(
         self,

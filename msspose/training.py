@@ -115,7 +115,7 @@ LAPTOP = TrainConfig(
 
 PRESETS = {   # name -> settings
     "demo": replace(LAPTOP, data="people:plain", width=64, regression_width=32, batch_size=32, seconds=180,
-                    stage1=Stage(54, 6e-3), stage2=Stage(2, 6e-3), stage3=Stage(4, 1e-3)),
+                    stage1=Stage(54, 6e-3), stage2=Stage(2, 6e-3), stage3=Stage(4, 1e-3), warm_up=20),
     "laptop": LAPTOP,
     "paper": TrainConfig(),
     "gpu": TrainConfig(stage1=Stage(150, 1e-3), stage2=Stage(75, 1e-3), stage3=Stage(75, 5e-4), seconds=3600, batch_size=64,
@@ -207,6 +207,8 @@ def check_config(config: TrainConfig, processes: int = 1) -> None:
         wrong("device=cuda, but PyTorch finds no CUDA GPU here", "pass device=auto or device=cpu, or install PyTorch for this GPU")
     if config.device == "mps" and not torch.backends.mps.is_available():
         wrong("device=mps, but this is no Mac with a GPU", "pass device=auto")
+    if config.compile and processes > 1:
+        wrong("compile=true with several processes: shared batch normalisation cuts the network into pieces", "pass compile=false")
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         wrong("tensorboard=true, but the package tensorboard is not installed", "pip install msspose[track], or leave it out")
 
@@ -468,7 +470,7 @@ def average(
     mean: nn.Module,    # changed in place
     model: nn.Module,
     decay: float,       # such as 0.999: the mean of about the last thousand steps
-    step: int,          # so many steps are done; at first the mean follows quickly, so that it forgets the first weights
+    step: int,          # so many steps of the stage are done; at first the mean follows quickly, so that it forgets the first weights
 ) -> None:
     "The exponential moving average of the weights; the running statistics are the last ones."
     decay = min(decay, (1 + step) / (10 + step))
@@ -636,7 +638,7 @@ class Training:
         if believed(loss, norm, p.losses, config):
             self.optimiser.step()
             p.losses, p.in_a_row = [*p.losses, loss][-200:], 0
-            if self.ema: average(self.ema, self.model, config.ema, p.step)
+            if self.ema: average(self.ema, self.model, config.ema, p.stage_step)
         else: refuse(self, batch, loss, norm)
         self.optimiser.zero_grad()
 
@@ -694,7 +696,8 @@ def measure(training: Training) -> None:
         with replacing(folder.path / "frames" / f"{len(p.history):04d}.png") as aside:
             iio.imwrite(aside, training.watcher.frame(network), extension=".png")
     if training.board:
-        for name in ("loss", "pck", "lr", "waited"): training.board.add_scalar(name, p.history[-1][name] or math.nan, p.step)
+        for name in ("loss", "pck", "lr", "waited"):
+            if p.history[-1][name] is not None: training.board.add_scalar(name, p.history[-1][name], p.step)
     p.best = max(p.best, report.total)
 
 # %% ../nbs/11_training.ipynb #portable
@@ -853,7 +856,8 @@ def plan(
     accelerator = accelerator_of(config)
     old_threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    source = open_source(config.data, "train", config.size, False, accelerator.device) if source is None else source
+    where = "cpu" if accelerator.device.type == "mps" else accelerator.device
+    source = open_source(config.data, "train", config.size, False, where) if source is None else source
     training, stages = Training(config, accelerator, source, None, "."), []
     fit_memory(training)
     left, weights = config.seconds, [getattr(config, f"stage{n}").epochs for n in training.stages]
@@ -965,7 +969,6 @@ def restore(training: Training, tensors: dict[str, Tensor], about: dict) -> None
         check_weights(training.path / CHECKPOINT, network.state_dict(), weights)
         network.load_state_dict(weights)
     training.progress = Progress(**known_fields(about["progress"], {f.name for f in fields(Progress)})[0])
-    training.accumulate = about["accumulate"]
     if training.progress.finished: return
     training.enter()
     for name, value in tensors.items():
@@ -1080,13 +1083,15 @@ def fit(
         stack.callback(torch.set_num_threads, old_threads)
         folder = RunFolder(out)
         from_first(lambda: bool(stack.enter_context(folder)), accelerator)
+        where = "cpu" if accelerator.device.type == "mps" else accelerator.device      # Metal ends a process that uses it from two threads
         with accelerator.local_main_process_first():       # who comes first makes the store, the others open it
-            given = open_source(config.data, "train", config.size, progress and main, accelerator.device) if source is None else source
-            val = open_source(config.data, "val", config.size, progress and main, accelerator.device)
+            given = open_source(config.data, "train", config.size, progress and main, where) if source is None else source
+            val = open_source(config.data, "val", config.size, progress and main, where)
         same_everywhere(identity(given), accelerator.num_processes)
         training = Training(config, accelerator, given, val, out, folder if main else None)
         checkpoint = from_first(lambda: begin(folder, config, identity(given), restart, accelerator.num_processes), accelerator)
-        fit_memory(training)
+        if checkpoint: training.accumulate = max(config.accumulate, checkpoint[1]["accumulate"])
+        if not (checkpoint and checkpoint[1]["progress"]["finished"]): fit_memory(training)
         if checkpoint: restore(training, *checkpoint)
         training.asked = stack.enter_context(interruptible())
         if config.tensorboard and main: training.board = stack.enter_context(closing(board_of(folder.path, training.progress.step)))

@@ -248,7 +248,7 @@ def test_the_moving_average_is_what_it_says(seen):
     "With the definition: a decay of 0.9, less in the beginning; a stage begins with the average."
     average = seen.steps[0].before
     for number, step in enumerate(seen.steps, 1):
-        decay = min(0.9, (1 + number) / (10 + number))
+        decay = min(0.9, (2 + step.stage_step) / (11 + step.stage_step))
         for name, value in step.after.items():
             follows = value.is_floating_point() and not name.endswith(("running_mean", "running_var"))
             average = average | {name: decay * average[name] + (1 - decay) * value if follows else value}
