@@ -59,7 +59,7 @@ components: $(VENV)/.run  ## train each component of the paper alone, three seed
 	@echo "Training each component; models go to runs/components, the table to nbs/results/components.json"
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/compare_components.py
 
-laptop: $(VENV)/.run  ## train the preset laptop for an hour, and measure it: the curve and the table of chapter 11
+laptop: $(VENV)/.run  ## train the preset laptop for an hour, and measure it on each set of people
 	@echo "Training for an hour; the model goes to runs/laptop, the numbers to nbs/results/laptop.json"
 	@OMP_NUM_THREADS=1 $(BIN)/msspose train --preset laptop --out runs/laptop
 	@$(BIN)/python tools/record_run.py runs/laptop --out nbs/results/laptop.json

@@ -475,7 +475,7 @@ def average(
     "The exponential moving average of the weights; the running statistics are the last ones."
     decay = min(decay, (1 + step) / (10 + step))
     get_ema_multi_avg_fn(decay)(list(mean.parameters()), list(model.parameters()), None)
-    for old, new in zip(mean.buffers(), model.buffers(), strict=True): old.copy_(new)
+    torch._foreach_copy_(list(mean.buffers()), list(model.buffers()))
 
 # %% ../nbs/11_training.ipynb #progress1
 @dataclass
@@ -484,7 +484,6 @@ class Progress:
     stage: int = 0        # how many stages are done
     epoch: int = 0        # the loader's number of the epoch, over all stages
     batch: int = 0        # the next one of this epoch
-    stage_epoch: int = 0  # epochs of this stage that are done
     stage_step: int = 0   # steps of this stage
     step: int = 0         # steps, over all stages
     pictures: int = 0     # seen, over all stages
@@ -616,14 +615,14 @@ class Training:
         "The next stage begins with the averaged weights, at the full rate, and knows nothing of this one's losses."
         p = self.progress
         if self.ema: self.model.load_state_dict(self.ema.state_dict())
-        p.stage, p.stage_epoch, p.stage_step, p.began, p.ticks, p.losses = p.stage + 1, 0, 0, p.seconds, 0, []
+        p.stage, p.stage_step, p.began, p.ticks, p.losses = p.stage + 1, 0, p.seconds, 0, []
         p.peak, p.since, p.drops, p.in_a_row = -1.0, 0, 0, 0
         p.finished, self.optimiser = p.stage == len(self.stages), None
 
     def step(self, batch: Batch) -> None:
         "One update, or none if the loss is not to be believed."
         p, config = self.progress, self.config
-        if self.clock is None: self.clock, self.unpaid = time.perf_counter(), self.loader.waited       # the first batch is not waited for
+        if self.clock is None: self.tick()       # the first batch is not waited for
         batch = batch.to(self.device)
         if config.masking and self.stage == 3:
             batch = masked(batch, self.skeleton, config.seed * 1_000_003 + p.step, self.loader.rows(p.batch)[1])
@@ -660,15 +659,20 @@ class Training:
 
     def agree(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
         "What all processes have to know alike: the loss, whether to stop, what time it is. The one place where the device is waited for."
-        now, p = time.perf_counter(), self.progress
-        p.seconds, self.clock = p.seconds + now - self.clock, now
-        p.waited, self.unpaid = p.waited + self.loader.waited - self.unpaid, self.loader.waited
+        self.tick()
         told = [float(self.asked.is_set()), float(self.passed() if self.accelerator.is_main_process else 0)]
         values = torch.cat([torch.stack([loss.float(), norm.float()]), torch.tensor(told, device=self.device)])
         if self.processes > 1: dist.all_reduce(values)
         loss, norm, asked, ticks = values.tolist()
-        p.ticks = int(ticks)
+        self.progress.ticks = int(ticks)
         return loss / self.processes, norm / self.processes, asked > 0
+
+    def tick(self) -> None:
+        "Count the time that has passed, and how much of it was spent waiting for pictures."
+        now, p = time.perf_counter(), self.progress
+        if self.clock is not None:
+            p.seconds, p.waited = p.seconds + now - self.clock, p.waited + self.loader.waited - self.unpaid
+        self.clock, self.unpaid = now, self.loader.waited
 
     def passed(self) -> int:
         "Hundredths of this stage's share of the time budget that have passed: a share of what the stages before it have left."
@@ -726,7 +730,7 @@ def board_of(folder: Path, step: int):
 @dataclass(frozen=True)
 class Memory:
     "What a step will take, found before it is taken."
-    fixed: int      # bytes: weights, gradients, the optimiser's state, the moving average
+    fixed: int      # bytes that do not depend on the batch: gradients, the optimiser's state, the moving average
     picture: int    # bytes for each picture, until its gradient is known
     free: int       # bytes that the device has left
 
@@ -747,8 +751,7 @@ def memory_of(
 ) -> Memory:
     "What PyTorch keeps of two and of four pictures for the way back tells what one takes; the rest can be counted."
     kept = [_kept(objective, batch, n, config) for n in (2, 4)]
-    weights = [p for p in objective.parameters()]
-    trained = sum(p.numel() * p.element_size() for p in weights if p.requires_grad)
+    trained = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
     copies = 1 + {"sgd": config.momentum > 0, "rmsprop": 1, "adamw": 2}[config.optimiser] + (config.ema > 0)
     fixed = copies * trained + max(0, 2 * kept[0] - kept[1])
     return Memory(int(fixed), max(1, (kept[1] - kept[0]) // 2), free_memory(batch.images.device))
@@ -1038,9 +1041,10 @@ def train(training: Training, bar: tqdm) -> None:
                     save(training)
                     saved = time.perf_counter()
             if training.stopping and training.share < 1 and p.batch < len(training.loader): break      # in the middle of an epoch
-            p.epoch, p.batch, p.stage_epoch = p.epoch + 1, 0, p.stage_epoch + 1
+            p.epoch, p.batch = p.epoch + 1, 0
             measure(training)
         if training.share >= 1 and not p.batch: training.leave()
+    training.tick()
     save(training)
 
 # %% ../nbs/11_training.ipynb #showbar1
@@ -1078,7 +1082,7 @@ def fit(
     accelerator = accelerator_of(config)
     main, old_threads = accelerator.is_main_process, torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = True      # all batches have one size: the fastest convolution for it is worth a search
+    torch.backends.cudnn.benchmark = True      # batches have one or two sizes: the fastest convolutions for them are worth a search
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, old_threads)
         folder = RunFolder(out)
@@ -1120,9 +1124,9 @@ def write_report(
     if not run.main: return reports
     name, source = next(iter(sources.items()))
     _draw_curves(run, reports[name].metric)
-    for file, rows in (("predictions.png", torch.arange(min(8, len(source)))), ("worst.png", worst(*found[name])[:8])):
-        batch, errors = source.batch(rows), _errors(*found[name])[rows]
-        titles = [f"person {i}: {error:.2f}" for i, error in zip(rows.tolist(), errors.tolist(), strict=True)]
+    errors = person_errors(*found[name])
+    for file, rows in (("predictions.png", torch.arange(min(8, len(source)))), ("worst.png", errors.argsort(descending=True)[:8])):
+        batch, titles = source.batch(rows), [f"person {i}: {errors[i]:.2f}" for i in rows.tolist()]
         sheet = show_people(batch.images.cpu(), batch.joints.cpu(), batch.visible.cpu(), found[name][0][rows], run.skeleton, titles=titles,
                             cols=4, size=2.2)
         _store(sheet, run.folder / file)
@@ -1132,16 +1136,11 @@ def write_report(
     return reports
 
 # %% ../nbs/11_training.ipynb #worst111
-def _errors(joints: Tensor, truth: Truth) -> Tensor:
+def person_errors(joints: Tensor, truth: Truth) -> Tensor:
     "(M,) mean distance of a person's annotated joints in reference lengths, each at most 2; 0 where nothing is known."
     distance = ((joints - truth.joints).norm(dim=-1) / truth.reference[:, None]).clamp(max=2)
     known = (truth.visible > 0) & distance.isfinite()
     return torch.where(known, distance, 0).sum(1) / known.sum(1).clamp(min=1)
-
-
-def worst(joints: Tensor, truth: Truth) -> Tensor:
-    "Indices of people, from the largest mean error on."
-    return _errors(joints, truth).argsort(descending=True)
 
 
 def _store(figure, file: Path) -> None:
