@@ -475,7 +475,7 @@ def average(
     "The exponential moving average of the weights; the running statistics are the last ones."
     decay = min(decay, (1 + step) / (10 + step))
     get_ema_multi_avg_fn(decay)(list(mean.parameters()), list(model.parameters()), None)
-    torch._foreach_copy_(list(mean.buffers()), list(model.buffers()))
+    if buffers := list(model.buffers()): torch._foreach_copy_(list(mean.buffers()), buffers)
 
 # %% ../nbs/11_training.ipynb #progress1
 @dataclass
