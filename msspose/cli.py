@@ -23,6 +23,7 @@ from typing import Annotated
 
 import imageio.v3 as iio
 import torch
+import torch.distributed as dist
 import typer
 from tqdm.auto import tqdm
 
@@ -378,8 +379,11 @@ def main(
         elif isinstance(error, torch.cuda.OutOfMemoryError):
             code = _say("out of memory on the GPU; pass halve=true, a smaller batch_size, or another device", 1)
         elif isinstance(error, (ValueError, OSError, IndexError, FloatingPointError)): code = _say(str(error), 1)
-        elif RANK and "by peer" in str(error): code = _say(f"process {RANK}: another process has ended; it says why", 1)
+        elif PROCESSES > 1 and (isinstance(error, dist.DistError) or "by peer" in str(error)):
+            code = _say(f"process {RANK}: another process has ended; it says why", 1)
         else: code = _say(f"{type(error).__name__}: {error} (a bug; --debug shows where)", 1)
+    else:
+        if dist.is_initialized(): dist.destroy_process_group()
     sys.exit(code if isinstance(code, int) else 0)
 
 

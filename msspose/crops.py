@@ -161,7 +161,7 @@ class CropStore:
     bad: tuple[str, ...] = ()   # the pictures that could not be used, why, and how many people were left out with each
     device: str = "cpu"     # where batches go
     folder: str = ""        # where it lies on the disk
-    hold: bool | None = None    # are the crops kept on the device? None: if they take no more than 60 % of an accelerator's free memory
+    hold: bool | None = None    # are the crops kept on the device? None: if they take no more than 30 % of an accelerator's free memory
 
     @classmethod
     def from_annotations(
@@ -195,7 +195,7 @@ class CropStore:
         cls,
         folder: str | os.PathLike,   # that from_annotations has made
         device: str = "cpu",         # where batches go
-        hold: bool | None = None,    # read all crops onto the device; None: if they take no more than 60 % of an accelerator's free memory
+        hold: bool | None = None,    # read all crops onto the device; None: if they take no more than 30 % of an accelerator's free memory
     ) -> CropStore:
         "In milliseconds: processes share one map of the file, and no crop is read yet. ValueError or FileNotFoundError says what is wrong."
         folder = Path(folder).expanduser().absolute()
@@ -291,15 +291,17 @@ def _labels(a: Annotations, size: int, rows: np.ndarray) -> dict[str, np.ndarray
 
 def _held(crops: Tensor, device: str, hold: bool | None) -> Tensor:
     "The crops on the device, if that is wanted or they fit; else where they are."
-    if hold is None: hold = torch.device(device).type != "cpu" and crops.numel() <= 0.6 * _free_memory(torch.device(device))
+    if hold is None: hold = torch.device(device).type != "cpu" and crops.numel() <= 0.3 * accelerator_memory(torch.device(device))
     if not hold: return crops
     held, some = torch.empty_like(crops, device=device), max(1, (1 << 26) // max(1, crops[:1].numel()))
     for start in range(0, len(crops), some): held[start:start + some] = crops[start:start + some]
     return held
 
-def _free_memory(device: torch.device) -> int:
-    "Bytes that an accelerator has left; 0 where nobody can tell."
-    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
+def accelerator_memory(device: torch.device) -> int:
+    "Bytes that an accelerator has left, those included that PyTorch keeps in reserve; 0 where nobody can tell."
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserve
     if device.type == "mps": return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return 0
 

@@ -168,6 +168,10 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{file}: damaged ({error}); start anew with --restart, or pass another --out") from None
 
+    def holds_checkpoint(self) -> bool:
+        "Is there something that a training could go on from, whole or not?"
+        return any((self.path / name).exists() for name in (CHECKPOINT, BEFORE))
+
     def forget(self) -> None:
         "Remove what a training would go on from."
         for name in ("config.json", CHECKPOINT, BEFORE): (self.path / name).unlink(missing_ok=True)

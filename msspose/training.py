@@ -35,12 +35,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from .crops import CropStore, Loader, fingerprint
+from .crops import CropStore, Loader, accelerator_memory, fingerprint
 from .data import Annotations, load_annotations, replacing
 from .drawing import curves, gif, overlay, show_people
 from .evaluation import Report, Truth, evaluate
@@ -163,12 +163,19 @@ def _override(config, path: list[str], text: str, key: str, names: list[str]):
     if not is_dataclass(old) and len(path) > 1: raise ValueError(f"{key}: {path[0]} has no fields")
     if is_dataclass(old): return replace(config, **{path[0]: _override(old, path[1:], text, key, names)})
     try: value = {"true": True, "1": True, "false": False, "0": False}[text.lower()] if isinstance(old, bool) else type(old)(text)
-    except (ValueError, KeyError): raise ValueError(f"{key}={text}: expected {_kind(old)}, such as {old}") from None
-    if isinstance(value, float) and not math.isfinite(value): raise ValueError(f"{key}={text}: expected a finite number")
-    if type(value) in (int, float) and (value < 0 or value == 0 and path[-1] not in ZERO):
-        raise ValueError(f"{key}={text}: expected a positive number, such as {old}")
-    if value not in CHOICES.get(path[-1], (value,)): raise ValueError(f"{key}={text}: choose {_either(CHOICES[path[-1]])}")
+    except (ValueError, KeyError): value = text
+    if wrong := wrong_value(path[-1], value, old): raise ValueError(f"{key}={text}: {wrong}")
     return replace(config, **{path[0]: value})
+
+
+def wrong_value(name: str, value, like) -> str | None:
+    "What is wrong with the value of a setting, and what would be right; None: nothing is."
+    if isinstance(like, float) and type(value) is int: value = float(value)
+    if type(value) is not type(like): return f"expected {_kind(like)}, such as {like}"
+    if isinstance(value, float) and not math.isfinite(value): return "expected a finite number"
+    if type(value) in (int, float) and value < 0 and name in ZERO: return "expected 0 or more"
+    if type(value) in (int, float) and value <= 0 and name not in ZERO: return f"expected a positive number, such as {like}"
+    if value not in CHOICES.get(name, (value,)): return f"choose {_either(CHOICES[name])}"
 
 
 def _nearest(key: str, names: list[str]) -> str:
@@ -186,8 +193,8 @@ def _either(names) -> str: return ", ".join(names[:-1]) + " or " + names[-1]
 # %% ../nbs/11_training.ipynb #contradic
 def check_config(config: TrainConfig, processes: int = 1) -> None:
     "Options that contradict each other, found before any work is done."
-    for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices: raise ValueError(f"{name}={getattr(config, name)}: choose {_either(choices)}")
+    for (name, value), like in zip(settings(config).items(), settings(TrainConfig()).values(), strict=True):
+        if fault := wrong_value(name.rpartition(".")[2], value, like): raise ValueError(f"{name}={value}: {fault}")
     def wrong(what: str, remedy: str): raise ValueError(f"{what}; {remedy}")
     if not trained_stages(config): wrong("no stage has any epochs: there is nothing to train", "pass stage1.epochs=1 or more")
     if config.regression and not config.stage2.epochs and not config.stage3.epochs:
@@ -197,6 +204,7 @@ def check_config(config: TrainConfig, processes: int = 1) -> None:
         wrong("masking=true, but stage 3, in which joints are masked, has no epochs", "pass masking=false, or stage3.epochs")
     if not config.ema < 1: wrong(f"ema={config.ema}: a decay of 1 or more never learns", "pass less, such as 0.999")
     if not config.momentum < 1: wrong(f"momentum={config.momentum}: the updates would never end", "pass less than 1, such as 0.9")
+    if config.seed >= 2 ** 32: wrong(f"seed={config.seed}: too large", "pass less than 2 ** 32")
     multiple, least = config.stride * 2 ** config.depth, 2 * processes * config.accumulate
     if config.size % multiple:
         wrong(f"size={config.size} is no multiple of {multiple}, stride * 2 ** depth", "pass another size, or less depth")
@@ -288,12 +296,14 @@ def predict_heatmaps(
     images: Tensor,             # (B, 3, H, W) in [0, 1]
     skeleton: Skeleton,
     flip: bool = True,          # average with what the network says of the mirror image (decisions, row 24)
+    bf16: bool = False,         # compute convolutions in bfloat16
 ) -> Tensor:                    # (B, N, h, w) float32, of the last stack
     "The network's answer, in evaluation mode."
     training = model.training
     model.eval()
-    heatmaps = model(images)[-1][0].float()
-    if flip: heatmaps = (heatmaps + model(images.flip(-1))[-1][0].float().flip(-1)[:, list(skeleton.flip)]) / 2
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        heatmaps = model(images)[-1][0].float()
+        if flip: heatmaps = (heatmaps + model(images.flip(-1))[-1][0].float().flip(-1)[:, list(skeleton.flip)]) / 2
     model.train(training)
     return heatmaps
 
@@ -303,6 +313,7 @@ def predict_people(
     source: People | CropStore,
     indices,                    # which people
     batch_size: int = 50,
+    bf16: bool = False,         # compute convolutions in bfloat16
 ) -> tuple[Tensor, Truth]:      # joints (M, N, 2) in pixels of the pictures, and where they really are; on the CPU
     "Joints of many people of a source. Where several processes train together each does its part, and all must call this."
     indices, device = torch.as_tensor(list(indices), dtype=torch.int64), next(model.parameters()).device
@@ -310,7 +321,7 @@ def predict_people(
     parts = []
     for rows in indices[mine::processes].split(batch_size) if len(indices) > mine else []:
         batch = source.batch(rows).to(device)
-        heatmaps = predict_heatmaps(model, batch.images, source.skeleton)
+        heatmaps = predict_heatmaps(model, batch.images, source.skeleton, bf16=bf16)
         found = to_image(decode(heatmaps, "subpixel")[0], source.size // heatmaps.shape[-1])
         parts.append([values.cpu() for values in (found, batch.joints, batch.visible, batch.reference)])
     if processes > 1: parts = gather_object(parts)
@@ -326,9 +337,10 @@ def evaluate_source(
     source: People | CropStore,
     count: int = 0,           # the first so many people; 0: all
     rule: str | None = None,  # default: official for the joints of MPII, pck for others
+    bf16: bool = False,       # compute convolutions in bfloat16
 ) -> Report:
     "Predict and evaluate."
-    joints, truth = predict_people(model, source, range(min(count, len(source)) or len(source)))
+    joints, truth = predict_people(model, source, range(min(count, len(source)) or len(source)), bf16=bf16)
     return evaluate(joints, truth, rule or default_rule(source.skeleton))
 
 
@@ -348,7 +360,8 @@ class Watcher:
         self.few = source.batch(range(min(4, len(source))))
         if isinstance(source, People) and self.count <= 1000: self.source = Painted(source, self.count)
 
-    def measure(self, network: nn.Module) -> Report: return evaluate_source(network, self.source, self.count)
+    def measure(self, network: nn.Module, bf16: bool = False) -> Report:
+        return evaluate_source(network, self.source, self.count, bf16=bf16)
 
     def frame(self, network: nn.Module) -> np.ndarray:
         "(192, 768, 3) uint8: four people under what the network says of them."
@@ -549,10 +562,14 @@ def interruptible() -> Iterator[threading.Event]:
 def accelerator_of(config: TrainConfig) -> Accelerator:
     "Device, precision, and the other processes, if accelerate or torchrun has started some."
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())     # a notebook trains more than once, and differently
-    cpu = config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if config.device == "cpu": kind = "cpu"
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))                     # the first makes the store while the others wait
-    try: return Accelerator(cpu=cpu, mixed_precision="bf16" if config.bf16 else "no", kwargs_handlers=[patient])
-    except ValueError as error: raise ValueError(f"bf16={str(config.bf16).lower()}: {error}; pass bf16=false") from error
+    parts = GradientAccumulationPlugin(num_steps=1)      # parts of a batch are weighed here, whatever a launcher has set
+    precision = "bf16" if config.bf16 and has_bf16(torch.device(kind)) else "no"
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision, kwargs_handlers=[patient], gradient_accumulation_plugin=parts)
+    if config.bf16 and precision == "no" and accelerator.is_main_process: say("this GPU has no bfloat16: computing in float32")
+    return accelerator
 
 # %% ../nbs/11_training.ipynb #training1
 class Training:
@@ -686,7 +703,7 @@ def measure(training: Training) -> None:
     "After an epoch: joints found on validation people. The best model so far is kept, and the rate may fall."
     p, folder = training.progress, training.folder
     network = training.current.mss if training.stage == 1 else training.current
-    report = training.watcher.measure(network)
+    report = training.watcher.measure(network, training.config.bf16 and has_bf16(training.device))
     p.history.append({
         "stage": training.stage, "epoch": p.epoch, "step": p.step, "pictures": p.pictures, "seconds": round(p.seconds, 3),
         "loss": float(np.mean(p.losses)) if p.losses else None, "pck": report.total, "count": report.n,
@@ -752,7 +769,8 @@ def memory_of(
     "What PyTorch keeps of two and of four pictures for the way back tells what one takes; the rest can be counted."
     kept = [_kept(objective, batch, n, config) for n in (2, 4)]
     trained = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
-    copies = 1 + {"sgd": config.momentum > 0, "rmsprop": 1, "adamw": 2}[config.optimiser] + (config.ema > 0)
+    shared = dist.is_initialized() and dist.get_world_size() > 1       # gradients are sent from a copy
+    copies = 1 + {"sgd": config.momentum > 0, "rmsprop": 1, "adamw": 2}[config.optimiser] + (config.ema > 0) + shared
     fixed = copies * trained + max(0, 2 * kept[0] - kept[1])
     return Memory(int(fixed), max(1, (kept[1] - kept[0]) // 2), free_memory(batch.images.device))
 
@@ -780,15 +798,20 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     for value, old in zip(model.buffers(), before, strict=True): value.copy_(old)
 
 
-def bf16_of(config: TrainConfig, device: torch.device): return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+def bf16_of(config: TrainConfig, device: torch.device):
+    "bfloat16 where a training uses it."
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    "Does this device compute in bfloat16 by itself? Older GPUs imitate it, more slowly than float32."
+    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def free_memory(device: torch.device) -> int:
     "Bytes that a device has left; in a container, that the container may still use."
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    if device.type == "mps": return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    if device.type != "cpu": return accelerator_memory(device)
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")      # of a container: its limit, less what it uses, files that are only kept in memory not counted
     limit = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
@@ -806,7 +829,7 @@ def fit_memory(training: Training) -> None:
     for stage in range(len(training.stages)):
         training.progress.stage = stage
         training.enter(trial=True)
-        memory = memory_of(training.objective, four_of(training), config)
+        memory = of_all(memory_of(training.objective, four_of(training), config), training)
         at_once = lambda: -(-pictures // training.accumulate)
         while config.halve and training.accumulate <= training.smallest // 4 and memory.step(at_once()) > memory.free:
             training.accumulate *= 2
@@ -816,14 +839,20 @@ def fit_memory(training: Training) -> None:
             f"{training.stage}, and {_gigabytes(memory.free)} are free, enough for {memory.most}; pass halve=true, which cuts the batch "
             "in parts, or less of batch_size, width, n_stacks or size")
     training.progress.stage, training.optimiser = 0, None
-    if training.processes > 1:
-        parts = torch.tensor(training.accumulate, device=training.device)
-        dist.all_reduce(parts, dist.ReduceOp.MAX)
-        training.accumulate = int(parts)
     if training.accelerator.is_main_process and training.accumulate > config.accumulate:
         say(f"a batch does not fit into memory: it is cut into {training.accumulate} parts")
 
 # %% ../nbs/11_training.ipynb #fourof11
+def of_all(memory: Memory, training: Training) -> Memory:
+    "Of several processes the most that one takes and the least that one has, so that all decide alike; on a CPU they share its memory."
+    if training.processes == 1: return memory
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if training.device.type == "cpu" else 1
+    worst = torch.tensor([memory.fixed, memory.picture, -(memory.free // neighbours)], device=training.device)
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    fixed, picture, free = worst.tolist()
+    return Memory(fixed, picture, -free)
+
+
 def four_of(training: Training) -> Batch:
     "Four people of the source, to try something with."
     few = 4 if training.loader.generated else len(training.source)
@@ -1009,7 +1038,9 @@ def begin(folder: RunFolder, config: TrainConfig, source: dict, restart: bool, p
     if restart: folder.clear()
     stored = folder.read("config.json")
     if stored is None:
-        folder.forget()
+        if folder.holds_checkpoint():
+            raise ValueError(f"{folder.path}: holds a checkpoint, but no config.json that says of what; bring it back, pass another "
+                             "--out, or --restart to train anew")
         folder.write("environment.json", environment(processes))
         folder.write("config.json", asdict(config) | {"source": source})
         return None
@@ -1048,7 +1079,7 @@ def train(training: Training, bar: tqdm) -> None:
     save(training)
 
 # %% ../nbs/11_training.ipynb #showbar1
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 
 
 def done(training: Training) -> float:
@@ -1067,7 +1098,10 @@ def show(training: Training, bar: tqdm) -> None:
     bar.set_description_str(f"stage {training.stage}", refresh=False)
     skipped = f", {p.skipped} batches skipped" if p.skipped else ""
     seconds, loss = max(p.seconds, 1e-9), np.mean(p.losses or [math.nan])
-    bar.set_postfix_str(f"{p.pictures / seconds:.0f} people/s, waiting {p.waited / seconds:.1%}, loss {loss:.3f}, PCK {pck}{skipped}")
+    left = seconds / max(done(training), 1e-9) - seconds
+    if training.config.seconds: left = min(left, training.config.seconds - seconds)
+    bar.set_postfix_str(f"{tqdm.format_interval(max(0, left))} left, {p.pictures / seconds:.0f} people/s, "
+                        f"waiting {p.waited / seconds:.1%}, loss {loss:.3f}, PCK {pck}{skipped}")
 
 # %% ../nbs/11_training.ipynb #c993326a
 def fit(
@@ -1076,6 +1110,7 @@ def fit(
     progress: bool = True,   # show a bar
     source: People | CropStore | None = None,  # what to train on; None: open config.data
     restart: bool = False,   # remove what an earlier training has left in the folder
+    val: People | CropStore | None = None,     # who is measured after each epoch; None: open config.data
 ) -> Run:
     "Train in three stages. ValueError: settings, data or a checkpoint that do not fit; OSError: the folder; FloatingPointError: a loss."
     check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
@@ -1088,9 +1123,12 @@ def fit(
         folder = RunFolder(out)
         from_first(lambda: bool(stack.enter_context(folder)), accelerator)
         where = "cpu" if accelerator.device.type == "mps" else accelerator.device      # Metal ends a process that uses it from two threads
-        with accelerator.local_main_process_first():       # who comes first makes the store, the others open it
+        with accelerator.main_process_first(), accelerator.local_main_process_first():     # they make the store, on each computer
             given = open_source(config.data, "train", config.size, progress and main, where) if source is None else source
-            val = open_source(config.data, "val", config.size, progress and main, where)
+            val = open_source(config.data, "val", config.size, progress and main, where) if val is None else val
+        if val.skeleton != given.skeleton:
+            raise ValueError(f"people to measure have the joints of {val.skeleton.name}, those to learn from of {given.skeleton.name}; "
+                             "pass val=, too")
         same_everywhere(identity(given), accelerator.num_processes)
         training = Training(config, accelerator, given, val, out, folder if main else None)
         checkpoint = from_first(lambda: begin(folder, config, identity(given), restart, accelerator.num_processes), accelerator)
@@ -1121,7 +1159,13 @@ def write_report(
     "Evaluate, and write report.md with curves, tables, a sheet of predictions and one of the worst. All processes have to call it."
     found = {name: predict_people(run.model, source, range(len(source))) for name, source in sources.items()}
     reports = {name: evaluate(joints, truth, default_rule(truth.skeleton)) for name, (joints, truth) in found.items()}
-    if not run.main: return reports
+    if run.main:
+        with RunFolder(run.folder) as folder: _store_report(folder, run, sources, found, reports)
+    return reports
+
+
+def _store_report(folder: RunFolder, run: Run, sources: dict, found: dict, reports: dict[str, Report]) -> None:
+    "The files of write_report."
     name, source = next(iter(sources.items()))
     _draw_curves(run, reports[name].metric)
     errors = person_errors(*found[name])
@@ -1130,10 +1174,8 @@ def write_report(
         sheet = show_people(batch.images.cpu(), batch.joints.cpu(), batch.visible.cpu(), found[name][0][rows], run.skeleton, titles=titles,
                             cols=4, size=2.2)
         _store(sheet, run.folder / file)
-    folder = RunFolder(run.folder)
     folder.write("report.md", "\n\n".join(_report_lines(run, reports)) + "\n")
     folder.write("result.json", {name: report.to_dict() for name, report in reports.items()})
-    return reports
 
 # %% ../nbs/11_training.ipynb #worst111
 def person_errors(joints: Tensor, truth: Truth) -> Tensor:

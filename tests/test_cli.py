@@ -263,11 +263,13 @@ def test_two_processes_train_and_one_speaks(stores, tmp_path):
 @pytest.mark.parametrize("error, said, rank", [
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "pass halve=true", 0),
     (FloatingPointError("step 3: the loss\nis nan"), "step 3: the loss is nan", 0), (ZeroDivisionError("x"), "a bug; --debug", 0),
-    (RuntimeError("Connection closed by peer"), "process 1: another process has ended", 1)])
+    (RuntimeError("Connection closed by peer"), "process 1: another process has ended", 1),
+    (torch.distributed.DistNetworkError("connection refused"), "process 0: another process has ended", 0)])
 def test_whatever_goes_wrong_is_one_line(msspose_says, monkeypatch, error, said, rank):
     def fails(*args, **kwargs): raise error
     monkeypatch.setattr(cli, "app", fails)
     monkeypatch.setattr(cli, "RANK", rank)
+    monkeypatch.setattr(cli, "PROCESSES", 2)
     assert said in error_of(msspose_says("demo"))
 
 

@@ -69,7 +69,7 @@ def test_overrides_keep_their_types(seed, epochs, bf16, lr):
     ("sede=3", "nearest is seed"), ("stage1.epoch=3", "nearest is stage1.epochs"), ("epochs=3", "nearest is stage"),
     ("stage4.epochs=1", "nearest is stage"), ("seed", "KEY=VALUE"), ("seed=x", "whole number"), ("bf16=maybe", "true or false"),
     ("stage1=3", "stage1.FIELD"), ("seed.x=3", "has no fields"), ("batch_size=0", "positive"), ("stage1.lr=-1", "positive"),
-    ("seconds=nan", "finite"), ("seconds=inf", "finite"), ("clip=-3", "positive"), ("bad_batches=ignore", "choose stop or skip"),
+    ("seconds=nan", "finite"), ("seconds=inf", "finite"), ("clip=-3", "0 or more"), ("bad_batches=ignore", "choose stop or skip"),
     ("optimiser=lion", "choose sgd, rmsprop or adamw")])
 def test_wrong_override_says_what_would_be_right(override, said):
     with pytest.raises(ValueError, match=said): configure(TrainConfig(), [override])
@@ -88,7 +88,11 @@ def test_presets_are_the_papers_or_fit_their_budget():
     (dict(stage2=Stage(0), stage3=Stage(0), masking=False), "regression=true, but neither stage 2 nor stage 3.*regression=false"),
     (dict(stage3=Stage(0)), "masking=true, but stage 3.*masking=false"), (dict(size=40), "size=40.*multiple of 16"),
     (dict(ema=1.0), "ema=1.0.*0.999"), (dict(momentum=1.0), "momentum=1.0"), (dict(optimiser="lion"), "choose sgd"),
-    (dict(accumulate=3), "batch_size=4 .*accumulate=3.*batch_size=6 or more"),
+    (dict(accumulate=3), "batch_size=4 .*accumulate=3.*batch_size=6 or more"), (dict(seed=2 ** 32), "seed=4294967296: too large"),
+    (dict(seed=-1), "seed=-1: expected 0 or more"), (dict(sigma=math.nan), "sigma=nan: expected a finite number"),
+    (dict(width=0), "width=0: expected a positive number"), (dict(width=8.0), "width=8.0: expected a whole number"),
+    (dict(stage2=Stage(1, -1e-3)), "stage2.lr=-0.001: expected a positive number"),
+    (dict(masking="no"), "masking=no: expected true or false"),
     pytest.param(dict(device="cuda"), "no CUDA GPU here; pass device=auto",
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
     pytest.param(dict(device="mps"), "no Mac with a GPU", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is one"))])
@@ -291,7 +295,7 @@ def test_a_stage_may_be_left_out(tmp_path, left_out):
 
 def test_the_best_model_is_the_best_that_was_measured(tmp_path, monkeypatch):
     told = iter([10.0, 30.0, 20.0, 30.0, 29.0, 5.0])
-    monkeypatch.setattr(Watcher, "measure", lambda self, network: SimpleNamespace(total=next(told), n=4))
+    monkeypatch.setattr(Watcher, "measure", lambda *given: SimpleNamespace(total=next(told), n=4))
     run = fit(replace(TINY, save_every=60), tmp_path, progress=False)
     row = max(run.history, key=lambda row: row["pck"])
     model, _, about = load_model(tmp_path / BEST)
@@ -301,7 +305,7 @@ def test_the_best_model_is_the_best_that_was_measured(tmp_path, monkeypatch):
 
 def test_rate_is_divided_by_5_when_validation_stands_still(tmp_path, monkeypatch):
     told, rates, step = iter([10, 20, 20, 19, 21, 5, 5, 5]), [], Training.step
-    monkeypatch.setattr(Watcher, "measure", lambda self, network: SimpleNamespace(total=float(next(told)), n=4))
+    monkeypatch.setattr(Watcher, "measure", lambda *given: SimpleNamespace(total=float(next(told)), n=4))
     monkeypatch.setattr(Training, "step", lambda self, batch: (step(self, batch), rates.append(self.optimiser.param_groups[0]["lr"])))
     config = replace(ALONE, schedule="plateau", optimiser="sgd", patience=2, warm_up=0, stage1=Stage(8, 1e-3), epoch_size=4)
     run = fit(config, tmp_path, progress=False)
@@ -429,6 +433,34 @@ def test_no_part_has_fewer_than_two_pictures(tmp_path, monkeypatch, batch_size):
     assert run.accumulate > 1 and min(map(len, torch.arange(batch_size).tensor_split(run.accumulate))) >= 2
 
 
+def test_processes_agree_on_the_worst_of_them(monkeypatch):
+    "If each judged for itself, one would refuse while the others wait for it."
+    other = torch.tensor([50, 20, -300])
+    monkeypatch.setattr(training.dist, "all_reduce", lambda mine, kind: mine.copy_(torch.maximum(mine, other)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")       # on a CPU two processes share the memory
+    run, memory = SimpleNamespace(processes=2, device=torch.device("cpu")), Memory(fixed=100, picture=10, free=1000)
+    assert training.of_all(memory, run) == Memory(100, 20, 300)
+    other[2] = -700
+    assert training.of_all(memory, run) == Memory(100, 20, 500)
+    assert training.of_all(memory, SimpleNamespace(processes=1, device=torch.device("cpu"))) == memory
+
+
+@pytest.mark.parametrize("has, bf16, precision", [(True, True, "bf16"), (False, True, "no"), (True, False, "no")])
+def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so(monkeypatch, capsys, has, bf16, precision):
+    asked = SimpleNamespace(is_main_process=True)
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training.torch.cuda, "is_bf16_supported", lambda including_emulation=True: has or including_emulation)
+    monkeypatch.setattr(training, "Accelerator", lambda **given: asked.__dict__.update(given) or asked)
+    training.accelerator_of(replace(SHORT, bf16=bf16))
+    assert asked.mixed_precision == precision and not asked.cpu
+    assert ("this GPU has no bfloat16" in capsys.readouterr().err) == (bf16 and not has)
+
+
+def test_parts_are_weighed_once_whatever_a_launcher_has_set(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")      # as accelerate launch --gradient_accumulation_steps 4 does
+    assert training.accelerator_of(SHORT).gradient_accumulation_steps == 1
+
+
 def test_memory_is_found_in_pictures(tmp_path):
     def found(size, width):
         config = replace(ALONE, size=size, width=width)
@@ -541,7 +573,7 @@ def test_whoever_dies_while_people_are_measured_measures_them_again(seen, tmp_pa
     "After an epoch, and after the last of a stage: the checkpoint was written before."
     with pytest.MonkeyPatch.context() as patched:
         counted, measure = count(1), Watcher.measure
-        patched.setattr(Watcher, "measure", lambda self, network: die() if next(counted) == number else measure(self, network))
+        patched.setattr(Watcher, "measure", lambda *given: die() if next(counted) == number else measure(*given))
         with pytest.raises(Killed): fit(TINY, tmp_path, progress=False)
     fit(replace(TINY, save_every=60), tmp_path, progress=False)
     assert result(tmp_path)[1] == seen.result[1] and alike(result(tmp_path)[0], seen.result[0])
@@ -578,6 +610,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(stopped):
     with pytest.raises(ValueError, match="of another architecture than is asked for: mss"): fit(TINY, stopped, progress=False)
 
 
+def test_a_checkpoint_without_its_settings_is_not_thrown_away(stopped):
+    checkpoint = (stopped / "checkpoint.safetensors").read_bytes()
+    (stopped / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds a checkpoint, but no config.json"): fit(SHORT, stopped, progress=False)
+    assert (stopped / "checkpoint.safetensors").read_bytes() == checkpoint
+
+
 def test_settings_that_matter_may_not_change_on_the_way_and_others_may(stopped, seen):
     with pytest.raises(ValueError, match=r"holds a training with stage1.lr=0.006, not 0.001; batch_size=4, not 8; pass the same settings"):
         fit(replace(TINY, batch_size=8, stage1=Stage(3, 1e-3)), stopped, progress=False)
@@ -611,6 +650,20 @@ def test_a_disk_that_is_full_says_so_and_loses_nothing(stopped, seen, monkeypatc
         with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)"): fit(TINY, stopped, progress=False)
     fit(replace(TINY, save_every=60), stopped, progress=False)
     assert alike(result(stopped)[0], seen.result[0])
+
+
+def test_a_report_is_not_written_into_the_folder_of_another(seen, tmp_path):
+    run = replace(seen.run, folder=tmp_path)
+    with RunFolder(tmp_path), pytest.raises(OSError, match="another training is running"):
+        write_report(run, {"few": People("plain", "val", 32)})
+
+
+def test_people_to_measure_have_the_joints_of_those_to_learn_from(stores, tmp_path):
+    learn, measure = (replace(CropStore.open(stores / split), skeleton=replace(MPII, name="dogs")) for split in ("train", "val"))
+    with pytest.raises(ValueError, match="have the joints of mpii, those to learn from of dogs; pass val="):
+        fit(ALONE, tmp_path, progress=False, source=learn)
+    run = fit(replace(ALONE, val_people=0), tmp_path, progress=False, source=learn, val=measure)
+    assert run.history[-1]["count"] == len(measure)
 
 
 def test_a_folder_in_use_is_refused(stopped):
