@@ -40,7 +40,7 @@ ARMS = {   # what is changed against the settings of the demo
     "hourglass of two stacks": PLAIN | {"n_stacks": 2},
 }
 BASE = "hourglass"
-SETTINGS = replace(PRESETS["demo"], regression_width=0, correct=False, end_to_end=True, structure_weight=1.0)
+SETTINGS = replace(PRESETS["demo"], regression_width=0, correct=False, end_to_end=True, structure_weight=1.0, sigma=1.0, weight_decay=1e-4)
 
 
 class StoredPeople(People):
