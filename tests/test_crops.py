@@ -563,6 +563,17 @@ def content(folder): return {file.name: file.read_bytes() for file in folder.ite
 def partial_of(folder): return folder.with_name(folder.name + ".partial")
 
 
+def test_company_is_everybody_else_in_pixels_of_the_crop(many, undisturbed):
+    store = CropStore.open(undisturbed)
+    whose, joints, visible = store.company
+    batch = store.batch(range(len(store)))
+    for i in range(len(store)):
+        there = (batch.others_visible[i] > 0).any(-1)
+        assert (whose == i).sum() == there.sum() == len(many.others(i)) > 0
+        torch.testing.assert_close(joints[whose == i], batch.others[i][there])
+        torch.testing.assert_close((visible[whose == i] > 0), batch.others_visible[i][there] > 0)
+
+
 def same_batches(a, b):
     for indices, number in (([0, 3, 1], 0), (slice(None), 1), ([], 2)):
         for x, y in ((a.batch(indices), b.batch(indices)), (a.wide(indices), b.wide(indices)),
