@@ -19,7 +19,7 @@ from torch import Tensor
 from .skeleton import MPII, Skeleton
 
 # %% auto #0
-__all__ = ['PIECE', 'PARTS', 'GROUPS', 'TRUNK', 'TOP', 'RULES', 'AXES', 'KINDS', 'FEW', 'distances', 'first_threshold',
+__all__ = ['PIECE', 'PARTS', 'GROUPS', 'TRUNK', 'TOP', 'RULES', 'WORDS', 'AXES', 'KINDS', 'FEW', 'distances', 'first_threshold',
            'count_joints', 'Rule', 'torso_length', 'Truth', 'company_of', 'Evidence', 'Report', 'evaluate', 'pckh',
            'Stratum', 'strata', 'kinds', 'errors', 'resampled', 'intervals', 'Comparison', 'compare', 'Reliability',
            'reliability', 'PCKMetric']
@@ -182,7 +182,6 @@ class Evidence:
         distance = distances(self.predictions[rows], joints, self.reference[rows])
         return first_threshold(distance, self.thresholds[-1:], self.rule.strict) == 0
 
-# %% ../nbs/08_evaluation.ipynb #c5020b6a
 def _array(values) -> np.ndarray:
     "Lists, arrays, and tensors on any device, as float64; always a copy, so that a report stays what it was."
     return np.array(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
@@ -334,7 +333,6 @@ class Report:
 
     def _repr_markdown_(self) -> str: return self.to_markdown()
 
-# %% ../nbs/08_evaluation.ipynb #e8format
 def _row(*cells) -> str: return "| " + " | ".join(cells) + " |"
 def _one(percent: float) -> str: return "-" if math.isnan(percent) else f"{percent:.1f}"
 def _two(percent: float) -> str: return "-" if math.isnan(percent) else f"{percent:.2f}"
@@ -436,7 +434,6 @@ def _by_tilt(e: Evidence) -> dict[str, np.ndarray] | str:
 
 AXES: dict[str, Callable] = {"occlusion": _by_occlusion, "others": _by_company, "size": _by_size, "tilt": _by_tilt}
 
-# %% ../nbs/08_evaluation.ipynb #e8strata
 @dataclass(frozen=True)
 class Stratum:
     "Some of the joints."
