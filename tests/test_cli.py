@@ -324,6 +324,22 @@ def test_a_model_scores_as_in_training_and_its_predictions_score_the_same(
     assert again["rule"] == "bearpaw" and again["notes"] == []
 
 
+def test_a_store_scores_as_the_photographs_it_was_made_from(msspose_says, model, photographs, tmp_path):
+    "At twice their size: a head of the crop has twice the pixels of a head of the photograph."
+    assert msspose_says("prepare", photographs, "--size", 64, "--split", "val", "--out", tmp_path / "stores", "--json")[0] == 0
+    files = {}
+    for name, data in (("photographs", photographs), ("store", tmp_path / "stores")):
+        files[name] = tmp_path / name / "predictions.json"
+        assert msspose_says("evaluate", model, "--data", data, "--out", tmp_path / name)[0] == 0
+    a, b = (load_predictions(file) for file in files.values())
+    np.testing.assert_allclose(a.joints, b.joints, atol=2e-3)
+    people, truth = load_annotations(photographs, "val"), cli.truth_of(str(tmp_path / "stores"), "val", None, 0)
+    np.testing.assert_allclose(truth.joints, people.joints, atol=2e-3)
+    np.testing.assert_allclose(truth.reference, people.reference, rtol=1e-5)
+    np.testing.assert_allclose(truth.side, people.side)
+    for ours, theirs in zip(truth.company, people.company, strict=True): np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
 def test_crops_are_moved_back_into_their_photographs(msspose_says, knowing, photographs, tmp_path):
     "What is written is in pixels of the photographs, by the numbers of the annotations."
     scores(msspose_says("evaluate", knowing, "--data", photographs, "--out", tmp_path, "--json"))

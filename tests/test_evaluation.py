@@ -473,13 +473,13 @@ def test_generated_people_know_their_company_as_their_batches_do():
 
 # kinds of error -------------------------------------------------------------------------------------------------------------------
 
-def errs(*, joint="left_wrist", spot, strangers=(), visible=2):
+def errs(*, joint="left_wrist", spot, strangers=(), visible=2, known=2):
     "What kind it is to predict a joint of one person at a spot; head of 10, joints 40 apart in a row, strangers at other places."
     joints = np.stack([40.0 * np.arange(16), np.zeros(16)], -1)[None]
     found = joints.copy(); found[0, MPII.index(joint)] = spot
     seen = np.full((1, 16), 2); seen[0, MPII.index("right_wrist")] = visible
     theirs = np.array([joints[0] + place for place in strangers]).reshape(-1, 16, 2)
-    company = np.zeros(len(theirs), int), theirs, np.full(theirs.shape[:2], 2)
+    company = np.zeros(len(theirs), int), theirs, np.full(theirs.shape[:2], known)
     kind = kinds(evaluate(found, Truth(joints, seen, [10.0], MPII, company)).evidence)[0, MPII.index(joint)]
     return ("correct", *KINDS)[kind]
 
@@ -493,6 +493,8 @@ LW, RW = 40.0 * MPII.index("left_wrist"), 40.0 * MPII.index("right_wrist")
     ("swap", dict(spot=(RW + 3, 4))), ("far", dict(spot=(RW + 3.01, 4))), ("far", dict(spot=(RW, 0), visible=0)),
     ("missing", dict(spot=(math.nan, 0))), ("far", dict(spot=(math.inf, 0))), ("far", dict(spot=(40 * MPII.index("left_elbow"), 0))),
     ("other", dict(spot=(LW + 100, 90), strangers=[(100, 90)])), ("far", dict(spot=(LW + 100, 96), strangers=[(100, 90)])),
+    ("far", dict(spot=(LW + 100, 90), strangers=[(100, 90)], known=0)),                   # nobody knows that it is a stranger's
+    ("other", dict(spot=(LW + 100, 90), strangers=[(100, 90)], known=1)),
     ("other", dict(spot=(LW + 9, 0), strangers=[(500, 0), (9, 0)])),                     # a stranger's before a near miss
     ("swap", dict(spot=(RW, 0), strangers=[(RW - LW, 0)])),                               # a swap before a stranger's
     ("correct", dict(spot=(LW, 0), strangers=[(0, 0)])),
@@ -633,6 +635,14 @@ def test_the_same_predictions_cannot_be_told_apart():
     a, _, predictions, people = pair()
     found = compare(a, evaluate(predictions, people))
     assert set(found.differences.values()) == {(0.0, 0.0, 0.0)} and str(found).startswith("a and b cannot be told apart: +0.00")
+
+
+def test_a_difference_that_chance_may_have_made_is_no_difference():
+    a, _, predictions, people = pair(200)
+    b = evaluate(people.joints + np.random.default_rng(9).permutation(predictions - people.joints, axis=0), people)
+    a, b = sorted((a, b), key=lambda report: report.total)
+    points, low, high = compare(a, b).differences["total",]
+    assert low < 0 < points < high and str(compare(a, b)).startswith(f"a and b cannot be told apart: {points:+.2f} [{low:.2f}, {high:.2f}]")
 
 
 def test_pairing_sees_what_two_intervals_do_not():

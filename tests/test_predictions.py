@@ -12,7 +12,10 @@ import torch
 from hypothesis import given as over
 from hypothesis import strategies as st
 
+from matplotlib.colors import to_hex
+
 from msspose.data import write_people
+from msspose.drawing import CENTRE, LEFT, RIGHT
 from msspose.evaluation import Truth, compare, evaluate
 from msspose.people import People
 from msspose.predictions import (
@@ -283,6 +286,8 @@ def report():
 def test_bars_are_as_high_as_the_numbers(report):
     bars = draw_parts(report, samples=50).axes[0].patches
     assert sorted(round(bar.get_height(), 3) for bar in bars) == sorted(round(value, 3) for value in report.joints.values())
+    colours = [to_hex(bar.get_facecolor()) for bar in bars]
+    assert [colours.count(colour) for colour in (LEFT, RIGHT, CENTRE)] == [6, 6, 4] and colours[2:4] == [LEFT, RIGHT]
     bars = draw_parts({"a": report, "b": report}, samples=50).axes[0].patches
     assert [bar.get_height() for bar in bars] == pytest.approx([*report.groups.values(), report.total] * 2)
 
