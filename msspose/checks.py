@@ -375,6 +375,31 @@ EXERCISES["choose"] = Exercise(_choose, _choose_cases, (
     "(places - neighbour).norm(dim=-1) holds the distances; heights.log() the first term",
     "int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())"))
 
+# %% ../nbs/reference/checks.ipynb #c08code0
+def _paired_interval(found_a, found_b, annotated, times):
+    difference = 100 * (times @ found_b - times @ found_a) / (times @ annotated)
+    return tuple(float(end) for end in np.quantile(difference, (0.025, 0.975)))
+
+def _paired_interval_cases():
+    dice = np.random.default_rng(0)
+    def of(people, sets):
+        annotated = dice.integers(1, 15, people)
+        found_a = dice.binomial(annotated, 0.5)
+        times = np.stack([np.bincount(dice.integers(0, people, people), minlength=people) for _ in range(sets)])
+        return found_a, found_a + dice.binomial(annotated - found_a, 0.3), annotated, times
+    return [(np.array([1, 2]), np.array([2, 3]), np.array([4, 4]), np.array([[1, 1], [2, 0], [0, 2]])), of(5, 40), of(60, 400)]
+
+EXERCISES["gaussian_pck"] = Exercise(100 * (1 - np.exp(-2)), (), (
+    "95 % is right for one coordinate; here two have to be small together",
+    "the squared distance is the sum of two squared Gaussians: how often does it exceed four variances?",
+    "a distance exceeds r with probability exp(-r * r / (2 * sigma * sigma)); r is two sigma"),
+    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.6)
+
+EXERCISES["paired_interval"] = Exercise(_paired_interval, _paired_interval_cases, (
+    "one percentage per drawn set, not per person: first the sums over the people of the set, then the ratio",
+    "times @ found_b holds how many joints b has found in each set; paired means that a is summed over the same set",
+    "np.quantile(100 * (times @ found_b - times @ found_a) / (times @ annotated), (0.025, 0.975))"))
+
 # %% ../nbs/reference/checks.ipynb #c09code0
 def _square_of_corners(boxes):
     boxes = np.asarray(boxes, float)

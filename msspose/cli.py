@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABOUT_ERRORS', 'app', 'Preset', 'Rung', 'RANK', 'PROCESSES', 'AsJson', 'Restart', 'FOR', 'ABOUT_RUNS', 'KeyValue',
-           'Source', 'TRAIN_EXAMPLES', 'Box', 'version', 'demo', 'browse', 'prepare', 'table', 'about_presets',
-           'about_settings', 'written', 'train', 'device_of', 'evaluate', 'predict', 'main', 'call', 'complete_setting',
-           'values_of']
+           'Source', 'TRAIN_EXAMPLES', 'WHAT', 'Of', 'Part', 'ByRule', 'Sides', 'Device', 'Samples', 'Seed', 'Box',
+           'version', 'demo', 'browse', 'prepare', 'table', 'about_presets', 'about_settings', 'written', 'train',
+           'evaluate', 'compare', 'predict', 'main', 'call', 'complete_setting', 'values_of']
 
 # %% ../nbs/14_command_line.ipynb #06a72990
 import io
@@ -28,13 +28,16 @@ import typer
 from tqdm.auto import tqdm
 
 from . import __version__
-from .crops import CropStore, read_image
+from .crops import CropStore, read_image, to_photo
 from .crops import browse as contact_sheet
-from .data import load_annotations
+from .data import Annotations, load_annotations, load_flic, located
 from .drawing import figure_frame
-from .evaluation import RULES
+from .evaluation import RULES, Truth
+from .evaluation import compare as compare_reports
+from .evaluation import evaluate as score
 from .inference import PoseEstimator
 from .people import SETS, Batch, People
+from .predictions import Predictions, load_predictions, matched, save_coco_results, save_comparison, save_predictions, save_report
 from .regression import LADDER
 from .runs import BEST, MODEL, load_model, say
 from msspose.training import (
@@ -43,8 +46,9 @@ from msspose.training import (
     Run,
     Stage,
     TrainConfig,
+    answers,
     configure,
-    evaluate_source,
+    default_rule,
     explanations,
     fit,
     open_source,
@@ -152,7 +156,7 @@ Split = Annotated[str, typer.Option(help="part of the data: train, val, or what 
 def sample_of(data: str, split: str, size: int, count: int, seed: int) -> People | CropStore:
     "Some people of any source, cut out for a look; nothing is kept."
     if data.startswith("people:"): return open_source(data, split, size)
-    for folder in (Path(data) / split, Path(data)):
+    for folder in (located(data) / split, located(data)):
         if CropStore.is_store(folder): return CropStore.open(folder)
     people = load_annotations(data, split)
     chosen = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))[:count]
@@ -297,20 +301,26 @@ def device_of(name: str) -> str:
     raise ValueError(f"--device {name}: PyTorch finds none here; choose auto or {' or '.join(d for d in there if there[d])}")
 
 
-@app.command(epilog=f"\b\nExample: msspose evaluate runs/demo --data people:standard --json\n"
-                    f"         msspose evaluate runs/demo/{BEST} --data data/mpii --rule official")
-def evaluate(
-    model: Annotated[Path, typer.Argument(help=f"a run's folder, or a model in it: {MODEL} or {BEST}")],
-    data: Annotated[str, typer.Option(help="people:NAME, a folder of msspose prepare, or a file or folder of annotations",
-                                      autocompletion=complete_data)],
-    split: Annotated[str, typer.Option(help="part of the data: val, or what the data set calls it")] = "val",
-    rule: Annotated[str | None, typer.Option(help="official: PCKh@0.5; pck: PCK@0.2 of the torso; default: by the joints",
-                                             autocompletion=lambda: list(RULES))] = None,
-    device: Annotated[str, typer.Option(help="auto: a GPU if there is one; cpu, cuda, mps",
-                                        autocompletion=lambda: list(CHOICES["device"]))] = "auto",
-    as_json: AsJson = False,
-):
-    "Measure a model on annotated people."
+def truth_of(data: str, split: str, sides: str | None, size: int) -> People | Annotations | Truth:
+    "The annotated people of a source, in pixels of their pictures; generated people have pixels only at some size."
+    if data.startswith("people:"):
+        if not size: raise ValueError(f"{data}: generated people have pixels only at some size, and the predictions do not say for which")
+        return open_source(data, split, size)
+    for folder in (located(data) / split, located(data)):
+        if CropStore.is_store(folder): return in_photographs(CropStore.open(folder))
+    return load_flic(located(data), split, sides=sides) if sides else load_annotations(data, split)
+
+
+def in_photographs(store: CropStore) -> Truth:
+    "What a store knows, moved from its crops to the photographs."
+    whose, others, seen = store.company
+    def moved(joints, person): return to_photo(joints, store.center[person], store.side[person], store.size)
+    return Truth(moved(store.joints, slice(None)), store.visible, store.reference * store.side / store.size, store.skeleton,
+                 (whose, moved(others, whose), seen), store.side)
+
+
+def found_by(model: Path, data: str, split: str, device: str) -> Predictions:
+    "What a model says of a source's people, in pixels of their pictures."
     network, skeleton, about = load_model(model)
     device = device_of(device)
     people = open_source(data, split, about["size"], device=device)
@@ -318,8 +328,81 @@ def evaluate(
         finds = f"finds the {skeleton.n_joints} joints of {skeleton.name}, but {data} has those of {people.skeleton.name}"
         raise ValueError(f"{model}: {finds}; choose data of {skeleton.name}")
     network.to(device, memory_format=torch.channels_last)
-    with evaluation_bar(len(people), True) as bar: report = evaluate_source(network, Counted(people, bar), rule=rule)
-    print(json.dumps(report.to_dict()) if as_json else f"{data}, {report.n:,} people, percent\n\n{report.to_markdown()}")
+    with evaluation_bar(len(people), True) as bar: joints, peaks, _ = answers(network, Counted(people, bar), range(len(people)))
+    generated = isinstance(people, People)
+    if not generated: joints = to_photo(joints, people.center, people.side, people.size)
+    return Predictions(joints, peaks, skeleton, data=data, size=people.size if generated else 0, source=str(model))
+
+
+def measured(what: Path, data: str, split: str, sides: str | None, device: str) -> tuple[Predictions, People | Annotations | Truth]:
+    "Predictions of a file or a model, in the order of the truth, and the truth."
+    file = what.suffix.lower() in (".json", ".h5", ".hdf5", ".mat")
+    predictions = load_predictions(what) if file else found_by(what, data, split, device)
+    truth = truth_of(data, split, sides, predictions.size)
+    return matched(predictions, truth), truth
+
+# %% ../nbs/14_command_line.ipynb #eval-types
+WHAT = f"a run's folder, a model in it ({MODEL} or {BEST}), or predictions (.json, .h5, .mat)"
+Of = Annotated[str, typer.Option("--data", autocompletion=complete_data, help="people:NAME, a folder of msspose prepare, or a file or "
+               "folder of annotations; a name such as mpii_val is looked for here, then in the folder that MSSPOSE_DATA names")]
+Part = Annotated[str, typer.Option(help="part of the data: val, or what the data set calls it")]
+ByRule = Annotated[str | None, typer.Option("--rule", autocompletion=lambda: list(RULES), help="official, hrnet, bearpaw, princeton: "
+                   "PCKh@0.5; flic, pck: PCK@0.2 of the torso; default: official for the joints of MPII, pck for others")]
+Sides = Annotated[str | None, typer.Option(help="of FLIC: whose left and right the labels have, person or observer")]
+Device = Annotated[str, typer.Option(help="auto: a GPU if there is one; cpu, cuda, mps", autocompletion=lambda: list(CHOICES["device"]))]
+Samples = Annotated[int, typer.Option(help="sets of people that are drawn for the intervals", min=1)]
+Seed = Annotated[int, typer.Option(help="of the drawing", min=0)]
+
+# %% ../nbs/14_command_line.ipynb #eval-command
+@app.command(epilog="\b\nExample: msspose evaluate runs/demo --data people:standard --json\n"
+                    f"         msspose evaluate runs/demo/{BEST} --data data/mpii --rule official --out report\n"
+                    "         msspose evaluate valid-ours.h5 --data mpii_val --rule bearpaw")
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="FILE_OR_MODEL", help=WHAT)],
+    data: Of,
+    split: Part = "val",
+    rule: ByRule = None,
+    sides: Sides = None,
+    out: Annotated[Path | None, typer.Option(help="folder for report.md, report.json, figures, and the predictions as files")] = None,
+    samples: Samples = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+):
+    "Score a model or a file of predictions on annotated people."
+    predictions, truth = measured(what, data, split, sides, device)
+    report = score(predictions, truth, rule or default_rule(truth.skeleton))
+    if out is not None:
+        save_report(report, out, f"{what.name} on {data}", samples, seed)
+        for ending in ("json", "mat"): save_predictions(predictions, out / f"predictions.{ending}")
+        if predictions.image_ids is not None: save_coco_results(predictions, out / "coco_results.json")
+    if as_json: return print(json.dumps(report.to_dict(True, samples, seed)))
+    print(f"{data}, {report.n:,} people, percent\n\n{report.to_markdown(True, samples, seed)}")
+    if out is not None: print(f"\nreport, figures and predictions: {out / 'report.md'}")
+
+# %% ../nbs/14_command_line.ipynb #compare-command
+@app.command(epilog="\b\nExample: msspose compare runs/hourglass runs/demo --data people:crowd\n"
+                    "         msspose compare hg_s2.mat hg_s8.mat --data mpii_val --rule official --out report")
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help=WHAT)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="and what may be better")],
+    data: Of,
+    split: Part = "val",
+    rule: ByRule = None,
+    sides: Sides = None,
+    out: Annotated[Path | None, typer.Option(help="folder for report.md, report.json and figures")] = None,
+    samples: Samples = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+):
+    "Say whether B is better than A, by how much, and where."
+    found = [measured(what, data, split, sides, device) for what in (a, b)]
+    names = (a.stem, b.stem) if a.stem != b.stem else (str(a), str(b))
+    reports = [score(predictions, truth, rule or default_rule(truth.skeleton)) for predictions, truth in found]
+    comparison = compare_reports(*reports, samples, seed, names)
+    if out is not None: save_comparison(comparison, dict(zip(names, reports, strict=True)), out)
+    print(json.dumps(comparison.to_dict()) if as_json else comparison.to_markdown())
 
 # %% ../nbs/14_command_line.ipynb #16c079ee
 def parse_box(text: str) -> tuple[float, float, float, float]:

@@ -211,6 +211,11 @@ class CropStore:
 
     def __len__(self) -> int: return len(self.joints)
 
+    @property
+    def company(self) -> tuple[Tensor, Tensor, Tensor]:
+        "Everybody else in the pictures, for `evaluate`: in whose (L,), joints (L, N, 2) in pixels of that plain crop, visible (L, N)."
+        return torch.arange(len(self)).repeat_interleave(self.first.diff()), self.others, self.others_visible
+
     def __repr__(self) -> str:
         crops = f"{self.crops.shape[1]} stored, {_amount(self.crops.numel())} {'on disk' if self.folder else 'in memory'}"
         left = f"; {len(self.crops) - len(self)} left out: {_some(self.bad)}" if self.bad else ""

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from .skeleton import COCO, FLIC, LSP, MPII, Skeleton, mirror_pairs
 # %% auto #0
 __all__ = ['COLUMNS', 'MARGIN', 'FLIC_POINTS', 'LSP_SPLITS', 'LSPET_SPLITS', 'Crowd', 'Annotations', 'square_of', 'box_in',
            'square_around', 'save_coco', 'load_coco', 'mpii_square', 'load_mpii', 'load_flic', 'load_lspet', 'load_lsp',
-           'load_annotations', 'Description', 'write_people']
+           'located', 'load_annotations', 'Description', 'write_people']
 
 # %% ../nbs/09_data.ipynb #aa01c0de
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,6 +109,16 @@ class Annotations:
     def n_others(self) -> np.ndarray:  # (M,)
         "How many other people each person's picture shows."
         return np.bincount(self.crowd.image, minlength=len(self.paths))[self.image] - 1
+
+    @property
+    def company(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "Everybody else in the pictures, for `evaluate`: in whose (L,), joints (L, N, 2), visible (L, N)."
+        (rows, first), crowd = self.crowd.by_image, self.crowd
+        count = first[self.image + 1] - first[self.image]
+        whose, end = np.repeat(np.arange(len(self)), count), np.cumsum(count)
+        who = rows[np.arange(len(whose)) + (first[self.image + 1] - end)[whose]]
+        other = who != self.member[whose]
+        return whose[other], crowd.joints[who[other]], crowd.visible[who[other]]
 
     def trimmed(self) -> Annotations:
         "Without the pictures that show none of its people, and without whoever is in those alone."
@@ -237,7 +247,8 @@ def replacing(
         yield aside
         aside.replace(file)
     except OSError as error: raise OSError(f"{file}: cannot be written ({error.strerror or error})") from error
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): aside.unlink(missing_ok=True)      # where its folder could not be made, there is none either
 
 # %% ../nbs/09_data.ipynb #aa04c0de
 def save_coco(
@@ -834,14 +845,24 @@ def _leeds(file: Path, table: np.ndarray, name: str, splits: dict, split: str, i
     return _assemble(file, f"{name} {split}", LSP, people, np.arange(len(joints)), images)
 
 # %% ../nbs/09_data.ipynb #bf687e67
+def located(
+    source: str | os.PathLike,  # a path, or a name such as lspet
+) -> Path:
+    "A file or folder as it is given, or else of that name in the folder that the environment variable MSSPOSE_DATA names."
+    path, shelf = Path(source).expanduser(), os.environ.get("MSSPOSE_DATA")
+    if not path.exists() and shelf and (Path(shelf).expanduser() / path).exists(): return Path(shelf).expanduser() / path
+    return path
+
 def load_annotations(
     source: str | os.PathLike,  # a file or a folder
     split: str = "all",         # train, val or all; what else the reader of the data set knows
     images: str | os.PathLike | None = None,  # the folder of the pictures; default: where the reader looks for it
 ) -> Annotations:
     "Whatever `load_*` reads this file or folder; otherwise an error that says what was looked for."
-    path = Path(source).expanduser()
-    if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
+    path = located(source)
+    if not path.exists():
+        where = ", neither here nor under MSSPOSE_DATA" if os.environ.get("MSSPOSE_DATA") else ""
+        raise FileNotFoundError(f"{path}: no such file or folder{where}")
     files, others = [path] if path.is_file() else _candidates(path, split), set()
     for file in files:
         reader, named = _reader_of(file), _split_named(file) if path.is_dir() else ""

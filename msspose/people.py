@@ -754,10 +754,21 @@ class People:
     @cached_property
     def truth(self) -> tuple[Tensor, Tensor, Tensor]:
         "Joints (M, 16, 2), visible (M, 16) and head sizes (M,) of the whole split, without painting it."
-        scenes = [self.scene(self.seeds(range(i, min(i + 100, len(self))))) for i in range(0, len(self), 100)]
-        heads = [len(s.number) - int((s.number > 0).sum()) for s in scenes]
-        return tuple(torch.cat([v[:n] for v, n in zip(values, heads, strict=True)]) for values in (
-            [s.joints[..., :2] for s in scenes], [s.visible for s in scenes], [s.head_size for s in scenes]))
+        return self._everybody[:3]
+
+    @property
+    def company(self) -> tuple[Tensor, Tensor, Tensor]:
+        "The other people in the pictures of the split: in whose (L,), joints (L, 16, 2), visible (L, 16)."
+        return self._everybody[3:]
+
+    @cached_property
+    def _everybody(self) -> tuple[Tensor, ...]:
+        parts = []
+        for start in range(0, len(self), 100):
+            indices = range(start, min(start + 100, len(self)))
+            s, B = self.scene(self.seeds(indices)), len(indices)     # the first B are the ones whom the pictures are of
+            parts.append((s.joints[:B, :, :2], s.visible[:B], s.head_size[:B], s.picture[B:] + start, s.joints[B:, :, :2], s.visible[B:]))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
 
     @property
     def joints(self) -> Tensor: return self.truth[0]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAPTOP', 'PRESETS', 'Stage', 'TrainConfig', 'configure', 'read_config', 'open_source', 'learning_rate',
-           'predict_heatmaps', 'predict_people', 'evaluate_source', 'default_rule', 'Objective', 'average', 'Progress',
-           'Run', 'Training', 'measure', 'Memory', 'memory_of', 'fit_memory', 'StagePlan', 'plan', 'time_step',
-           'plan_table', 'believed', 'refuse', 'save', 'restore', 'train', 'fit', 'write_report']
+           'predict_heatmaps', 'predict_people', 'answers', 'evaluate_source', 'default_rule', 'Objective', 'average',
+           'Progress', 'Run', 'Training', 'measure', 'Memory', 'memory_of', 'fit_memory', 'StagePlan', 'plan',
+           'time_step', 'plan_table', 'believed', 'refuse', 'save', 'restore', 'train', 'fit', 'write_report']
 
 # %% ../nbs/11_training.ipynb #2e13c8c1
 import copy
@@ -41,9 +41,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from .crops import CropStore, Loader, accelerator_memory, fingerprint
-from .data import Annotations, load_annotations, replacing
+from .data import Annotations, load_annotations, located, replacing
 from .drawing import curves, gif, overlay, show_people
-from .evaluation import Report, Truth, evaluate
+from .evaluation import Report, Truth, company_of, evaluate
 from .heatmaps import decode, to_image
 from .masking import mask_keypoints
 from .people import SETS, Batch, People
@@ -248,7 +248,7 @@ def open_source(
     "What SOURCE on the command line means: generated people or photographs behind one interface: batch(indices)."
     kind, _, name = source.partition(":")
     if kind == "people" and (name in SETS or not os.path.exists(source)): return People(name or "plain", split, size, device)
-    folder = Path(source).expanduser()
+    folder = located(source)
     if CropStore.is_store(folder / split): return sized(CropStore.open(folder / split, device), size)
     if not CropStore.is_store(folder): return store_of(load_annotations(folder, split), size, progress, device)
     if split == "train":
@@ -316,20 +316,41 @@ def predict_people(
     bf16: bool = False,         # compute convolutions in bfloat16
 ) -> tuple[Tensor, Truth]:      # joints (M, N, 2) in pixels of the pictures, and where they really are; on the CPU
     "Joints of many people of a source. Where several processes train together each does its part, and all must call this."
+    joints, _, truth = answers(model, source, indices, batch_size, bf16)
+    return joints, truth
+
+
+def answers(
+    model: nn.Module,
+    source: People | CropStore,
+    indices,
+    batch_size: int = 50,
+    bf16: bool = False,
+) -> tuple[Tensor, Tensor, Truth]:   # joints, the heights of their peaks (M, N), and the truth
+    "As predict_people, and how sure the network is of each joint."
     indices, device = torch.as_tensor(list(indices), dtype=torch.int64), next(model.parameters()).device
     mine, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     parts = []
     for rows in indices[mine::processes].split(batch_size) if len(indices) > mine else []:
         batch = source.batch(rows).to(device)
         heatmaps = predict_heatmaps(model, batch.images, source.skeleton, bf16=bf16)
-        found = to_image(decode(heatmaps, "subpixel")[0], source.size // heatmaps.shape[-1])
-        parts.append([values.cpu() for values in (found, batch.joints, batch.visible, batch.reference)])
+        found, peaks = decode(heatmaps, "subpixel")
+        found = to_image(found, source.size // heatmaps.shape[-1])
+        truth = batch.joints, batch.visible, batch.reference, batch.others, batch.others_visible
+        parts.append([values.cpu() for values in (found, peaks, *truth)])
     if processes > 1: parts = gather_object(parts)
     n, order = source.skeleton.n_joints, torch.cat([torch.arange(len(indices))[first::processes] for first in range(processes)])
-    empty = torch.zeros(0, n, 2), torch.zeros(0, n, 2), torch.zeros(0, n, dtype=torch.uint8), torch.zeros(0)
+    empty = [torch.zeros(0, *shape) for shape in ((n, 2), (n,), (n, 2), (n,), (), (0, n, 2), (0, n))]
+    most = max((part[-1].shape[1] for part in parts), default=0)
     columns = zip(empty, *parts, strict=True)
-    found, *truth = (torch.cat(column)[order.argsort()] for column in columns)
-    return found, Truth(*truth, source.skeleton)
+    found, peaks, joints, visible, reference, others, seen = (
+        torch.cat([_widened(part, most) if k > 4 else part for part in column])[order.argsort()] for k, column in enumerate(columns))
+    return found, peaks, Truth(joints, visible.to(torch.uint8), reference, source.skeleton, company_of(others, seen))
+
+
+def _widened(others: Tensor, most: int) -> Tensor:
+    "(B, K, ...) with room for as many other people as the most crowded picture shows; nobody is in the new places."
+    return torch.cat([others, others.new_zeros(len(others), most - others.shape[1], *others.shape[2:])], 1)
 
 # %% ../nbs/11_training.ipynb #7622e815
 def evaluate_source(

@@ -232,3 +232,24 @@ def test_mirror_pose_sees_the_classical_mistakes(change):
 def test_mirror_pose_sees_the_table_of_one_data_set_typed_in():
     from msspose.skeleton import MPII
     assert judge(EXERCISES["mirror_pose"], lambda j, v, w, s: _flip(j, v, w, MPII)).startswith("not yet: for array (14, 2)")
+
+
+def test_the_paired_interval_sees_the_usual_mistakes():
+    "Percentages of people instead of sums; sets that are not paired; ends of another share; a - b instead of b - a."
+    exercise = EXERCISES["paired_interval"]
+    def ends(difference, share=0.025): return tuple(np.quantile(difference, (share, 1 - share)))
+    def right(a, b, of, times): return ends(100 * (times @ b - times @ a) / (times @ of))
+    wrong = [lambda a, b, of, times: ends(100 * (times @ (b / of) - times @ (a / of)) / times.sum(1)),
+             lambda a, b, of, times: ends(100 * (times @ b) / (times @ of) - 100 * np.roll(times @ a, 1) / np.roll(times @ of, 1)),
+             lambda a, b, of, times: ends(100 * (times @ b - times @ a) / (times @ of), 0.05),
+             lambda a, b, of, times: ends((times @ b - times @ a) / (times @ of)),
+             lambda a, b, of, times: ends(100 * (times @ a - times @ b) / (times @ of)),
+             lambda a, b, of, times: ends(100 * (times @ b - times @ a) / of.sum())]
+    assert judge(exercise, right) == "right"
+    for answer in wrong: assert judge(exercise, answer).startswith("not yet")
+
+
+@pytest.mark.parametrize("guess, verdict", [(86.466, "right"), (86, "right"), (87, "right"), (95.4, "not yet"), (91.1, "not yet"),
+                                            (68, "not yet"), (0.865, "not yet")])
+def test_gaussian_errors_are_not_mistaken_for_one_coordinate(guess, verdict):
+    assert judge(EXERCISES["gaussian_pck"], guess).startswith(verdict)

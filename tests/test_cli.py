@@ -18,14 +18,16 @@ import torch
 import msspose
 from msspose import cli, training
 from msspose.cli import complete_setting, main, uncut
-from msspose.data import LSPET_SPLITS, write_people
+from msspose.data import LSPET_SPLITS, load_annotations, write_people
+from msspose.evaluation import evaluate
 from msspose.people import SPLITS, People
+from msspose.predictions import load_predictions, matched, save_predictions
 from msspose.regression import PoseNet
 from msspose.runs import BEST, CHECKPOINT, RunFolder, load_model, save_model
 from msspose.skeleton import LSP, MPII
-from msspose.training import PRESETS, settings
+from msspose.training import PRESETS, evaluate_source, open_source, settings
 
-COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "predict")
+COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "compare", "predict")
 NETWORK = dict(n_stacks=1, width=8, depth=2)
 TINY = ("size=32 width=8 depth=2 regression_width=8 batch_size=4 seconds=0 bf16=false "
         "stage1.epochs=2 stage2.epochs=1 stage3.epochs=1").split()
@@ -280,6 +282,165 @@ def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
     assert code == 0 and 0 <= report["total"] <= 100 and {"auc", "joints", "groups", "n"} <= set(report) and report["n"] == 20
     code, out, _ = msspose_says("evaluate", model, "--data", "people:standard")
     assert code == 0 and "| Total |" in out.replace("  ", " ")
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory):
+    "A network that is not as good as nothing: some of its weights are those of a short training."
+    folder = tmp_path_factory.mktemp("knowing")
+    torch.manual_seed(0)
+    network = PoseNet(**NETWORK)
+    with torch.no_grad():
+        for parameter in network.parameters(): parameter.add_(0.1 * torch.randn_like(parameter))
+    save_model(network, folder, size=32)
+    return folder
+
+
+def scores(result) -> dict:
+    code, out, err = result
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("data", ["people:crowd", "photographs", "stores"])
+def test_a_model_scores_as_in_training_and_its_predictions_score_the_same(
+        msspose_says, knowing, photographs, stores, tmp_path, monkeypatch, data):
+    monkeypatch.setitem(SPLITS, "val", 12)
+    data = {"photographs": str(photographs), "stores": str(stores)}.get(data, data)
+    told = scores(msspose_says("evaluate", knowing, "--data", data, "--out", tmp_path / "new" / "report", "--json"))
+    expected = evaluate_source(load_model(knowing)[0], open_source(data, "val", 32))
+    for name in ("total", "auc", "n"): assert told[name] == pytest.approx(getattr(expected, name), abs=0.02)
+    assert {"intervals", "strata", "errors", "reliability", "precise", "notes"} <= told.keys() and told["reliability"]["gap"] > 0
+    assert sum(stratum["people"] for stratum in told["strata"]["others"].values()) == told["n"]
+    files = {file.name for file in (tmp_path / "new" / "report").iterdir()}
+    assert files == {"report.md", "report.json", "curve.png", "joints.png", "confusion.png", "reliability.png", "predictions.json",
+                     "predictions.mat"} | ({"coco_results.json"} if data == str(photographs) else set())
+    assert json.loads((tmp_path / "new" / "report" / "report.json").read_text()) == told
+    for name in files & {"predictions.json", "predictions.mat", "coco_results.json"}:
+        result = msspose_says("evaluate", tmp_path / "new" / "report" / name, "--data", data, "--json")
+        if data == "people:crowd" and name != "predictions.json": assert "pixels only at some size" in error_of(result); continue
+        again = scores(result)
+        assert again["total"] == pytest.approx(told["total"], abs=0.02) and again["strata"] == told["strata"]
+    file = tmp_path / "new" / "report" / "predictions.json"
+    again = scores(msspose_says("evaluate", file, "--data", data, "--rule", "bearpaw", "--json"))
+    assert again["rule"] == "bearpaw" and again["notes"] == []
+
+
+def test_a_store_scores_as_the_photographs_it_was_made_from(msspose_says, model, photographs, tmp_path):
+    "At twice their size: a head of the crop has twice the pixels of a head of the photograph."
+    assert msspose_says("prepare", photographs, "--size", 64, "--split", "val", "--out", tmp_path / "stores", "--json")[0] == 0
+    files = {}
+    for name, data in (("photographs", photographs), ("store", tmp_path / "stores")):
+        files[name] = tmp_path / name / "predictions.json"
+        assert msspose_says("evaluate", model, "--data", data, "--out", tmp_path / name)[0] == 0
+    a, b = (load_predictions(file) for file in files.values())
+    np.testing.assert_allclose(a.joints, b.joints, atol=2e-3)
+    people, truth = load_annotations(photographs, "val"), cli.truth_of(str(tmp_path / "stores"), "val", None, 0)
+    np.testing.assert_allclose(truth.joints, people.joints, atol=2e-3)
+    np.testing.assert_allclose(truth.reference, people.reference, rtol=1e-5)
+    np.testing.assert_allclose(truth.side, people.side)
+    for ours, theirs in zip(truth.company, people.company, strict=True): np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_crops_are_moved_back_into_their_photographs(msspose_says, knowing, photographs, tmp_path):
+    "What is written is in pixels of the photographs, by the numbers of the annotations."
+    scores(msspose_says("evaluate", knowing, "--data", photographs, "--out", tmp_path, "--json"))
+    found, people = load_predictions(tmp_path / "predictions.json"), load_annotations(photographs, "val")
+    assert found.ids.tolist() == people.crowd.ids[people.member].tolist() and found.size == 0
+    inside = np.abs(found.joints - people.center[:, None]) <= people.side[:, None, None]
+    assert inside.all() and found.joints.max() > 32
+    columns = {name: getattr(found, name)[::-1] for name in ("joints", "confidence", "ids", "image_ids")}
+    save_predictions(replace(found, **columns), tmp_path / "shuffled.json")
+    a, b = (msspose_says("evaluate", tmp_path / f"{name}.json", "--data", photographs, "--json") for name in ("predictions", "shuffled"))
+    assert scores(a) == scores(b)
+
+
+def test_compare_says_who_is_better(msspose_says, knowing, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(SPLITS, "val", 30)
+    people = People("crowd", "val", 48)
+    dice = np.random.default_rng(0)
+    for name, size in (("rough", 0.5), ("fine", 0.2)):
+        off = size * people.reference.numpy()[:, None, None] * dice.normal(size=(30, 16, 2))
+        found = cli.Predictions(people.joints.numpy() + off, data="people:crowd", size=48)
+        found = load_predictions(save_predictions(found, tmp_path / f"{name}.json"))
+        assert evaluate(matched(found, people), people).n == 30
+    files = tmp_path / "rough.json", tmp_path / "fine.json"
+    code, out, _ = msspose_says("compare", *files, "--data", "people:crowd", "--out", tmp_path / "both")
+    assert code == 0 and out.startswith("fine is better than rough: +") and "points of PCKh@0.5, 30 people" in out.splitlines()[0]
+    told = scores(msspose_says("compare", *files, "--data", "people:crowd", "--json"))
+    assert told["line"] == out.splitlines()[0] and told["total"][1] > 0 and told["groups"].keys() >= {"Wrist"}
+    assert sorted(file.name for file in (tmp_path / "both").iterdir()) == ["curve.png", "parts.png", "report.json", "report.md"]
+    assert msspose_says("compare", *files[::-1], "--data", "people:crowd")[1].startswith("rough is worse than fine: -")
+    other = scores(msspose_says("compare", *files, "--data", "people:crowd", "--seed", 1, "--samples", 50, "--json"))
+    assert other["total"][0] == told["total"][0] and other["total"][1:] != told["total"][1:]
+    code, out, _ = msspose_says("compare", knowing, knowing / "model.safetensors", "--data", "people:plain")
+    assert code == 0 and "cannot be told apart: +0.00 [0.00, 0.00]" in out
+    assert "differs; evaluate both" in error_of(msspose_says("compare", knowing, model, "--data", "people:plain"))   # of other sizes
+
+
+def test_a_name_is_looked_for_here_and_then_under_msspose_data(msspose_says, knowing, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MSSPOSE_DATA", str(photographs.parent))
+    expected = scores(msspose_says("evaluate", knowing, "--data", photographs, "--json"))
+    assert scores(msspose_says("evaluate", knowing, "--data", photographs.name, "--json")) == expected
+    assert msspose_says("browse", photographs.name, "--split", "val", "--count", 2, "--size", 32)[0] == 0
+    assert "neither here nor under MSSPOSE_DATA" in error_of(msspose_says("evaluate", knowing, "--data", "nowhere"))
+    write_people(tmp_path / photographs.name, "plain", "val", 3, size=32)
+    assert scores(msspose_says("evaluate", knowing, "--data", photographs.name, "--json"))["n"] == 3
+    monkeypatch.delenv("MSSPOSE_DATA")
+    assert error_of(msspose_says("evaluate", knowing, "--data", "nowhere")).endswith("nowhere: no such file or folder")
+
+
+def test_evaluate_refuses_files_that_are_no_predictions(msspose_says, knowing, photographs, tmp_path):
+    (tmp_path / "p.json").write_text("{}")
+    assert "p.json: neither a list" in error_of(msspose_says("evaluate", tmp_path / "p.json", "--data", photographs))
+    assert "no such file" in error_of(msspose_says("evaluate", tmp_path / "nothing.mat", "--data", photographs))
+    assert "no model here" in error_of(msspose_says("evaluate", tmp_path, "--data", photographs))
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in error_of(msspose_says("evaluate", knowing, "--data", photographs, "--out", tmp_path / "file"))
+
+
+BEARPAW = {"bearpaw-hg_s2_b1.mat": [95.80, 94.57, 88.12, 83.31, 86.24, 80.88, 77.44, 86.76],
+           "bearpaw-hg_s8_b1.mat": [96.79, 95.19, 90.08, 85.32, 87.48, 84.26, 80.73, 88.64],
+           "newell_valid-ours.h5": [95.94, 94.68, 88.53, 83.38, 87.48, 83.09, 79.05, 87.56]}
+OFFICIAL = {"bearpaw-hg_s2_b1.mat": [87.299, 57.38], "bearpaw-hg_s8_b1.mat": [89.092, 58.72], "newell_valid-ours.h5": [88.035, 58.81]}
+
+
+@pytest.fixture
+def mpii(real_data, monkeypatch):
+    if not all((real_data / name).is_dir() for name in ("mpii_val", "preds_mpii_val")): pytest.skip("no MPII annotations and predictions")
+    monkeypatch.setenv("MSSPOSE_DATA", str(real_data))
+    return real_data / "preds_mpii_val"
+
+
+@pytest.mark.parametrize("name", BEARPAW)
+def test_published_numbers_come_out_of_the_command_line(msspose_says, mpii, name):
+    code, out, _ = msspose_says("evaluate", mpii / name, "--data", "mpii_val", "--rule", "bearpaw", "--samples", 10)
+    row = next(line for line in out.splitlines() if line.startswith("| 2,958 people"))
+    assert code == 0 and [float(cell) for cell in row.strip("| ").split("|")[1:9]] == BEARPAW[name]
+    told = scores(msspose_says("evaluate", mpii / name, "--data", "mpii_val", "--rule", "official", "--json"))
+    assert [told["total"], round(told["auc"], 2)] == OFFICIAL[name] and told["n"] == 2958
+    if "s8" not in name: return
+    strata, errors = told["strata"], told["errors"]
+    assert [round(strata["occlusion"][label]["percent"], 1) for label in ("visible", "occluded")] == [92.8, 70.8]
+    assert [round(stratum["percent"], 1) for stratum in strata["others"].values()] == [90.3, 89.2, 88.6, 86.7]
+    assert [round(errors[kind], 1) for kind in ("swap", "other", "near")] == [23.3, 3.5, 46.0]
+
+
+def test_the_paired_interval_of_the_decisions_comes_out_of_the_command_line(msspose_says, mpii):
+    code, out, _ = msspose_says("compare", mpii / "bearpaw-hg_s2_b1.mat", mpii / "bearpaw-hg_s8_b1.mat", "--data", "mpii_val")
+    found = re.match(r"bearpaw-hg_s8_b1 is better than bearpaw-hg_s2_b1: \+(\S+) \[(\S+), (\S+)\] points of PCKh@0.5, 2,958 people", out)
+    assert code == 0 and [float(found[k]) for k in (1, 2, 3)] == pytest.approx([1.79, 1.42, 2.17], abs=0.05)
+
+
+def test_flic_has_the_sides_that_are_asked_for(msspose_says, real_data, tmp_path, monkeypatch):
+    if not (real_data / "flic" / "valid.h5").exists(): pytest.skip("no FLIC annotations: valid.h5 is not there")
+    monkeypatch.setenv("MSSPOSE_DATA", str(real_data))
+    people = cli.load_flic(real_data / "flic", "val", sides="observer")
+    save_predictions(cli.Predictions(people.joints, skeleton=people.skeleton), tmp_path / "p.mat")
+    found = [scores(msspose_says("evaluate", tmp_path / "p.mat", "--data", "flic", "--rule", "flic", *sides, "--json"))["total"]
+             for sides in (["--sides", "observer"], ["--sides", "person"], [])]
+    assert found[0] == 100 and found[1] == found[2] < 97
 
 
 def test_evaluate_refuses_another_rule_or_skeleton(msspose_says, model, tmp_path):

@@ -563,6 +563,18 @@ def content(folder): return {file.name: file.read_bytes() for file in folder.ite
 def partial_of(folder): return folder.with_name(folder.name + ".partial")
 
 
+def test_company_is_everybody_else_in_pixels_of_the_crop(tmp_path):
+    people = write_people(tmp_path, "crowd", "val", 12, size=16)
+    store = CropStore.from_annotations(people, 24, progress=False)
+    whose, joints, visible = store.company
+    batch, count = store.batch(range(12)), [len(people.others(i)) for i in range(12)]
+    assert torch.bincount(whose, minlength=12).tolist() == count and len(set(count)) > 2
+    for i in range(12):
+        there = (batch.others_visible[i] > 0).any(-1)
+        torch.testing.assert_close(joints[whose == i], batch.others[i][there])
+        torch.testing.assert_close((visible[whose == i] > 0), batch.others_visible[i][there] > 0)
+
+
 def same_batches(a, b):
     for indices, number in (([0, 3, 1], 0), (slice(None), 1), ([], 2)):
         for x, y in ((a.batch(indices), b.batch(indices)), (a.wide(indices), b.wide(indices)),

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from mpii_file import rect, release, struct, write_release
 from PIL import Image
 
-from msspose.data import (COLUMNS, LSPET_SPLITS, Annotations, box_in, load_annotations, load_coco, load_flic, load_lsp, load_lspet,
+from msspose.data import (COLUMNS, LSPET_SPLITS, Annotations, box_in, load_annotations, load_coco, load_flic, load_lsp, load_lspet, located,
                           load_mpii, mpii_square, replacing, save_coco, square_around, square_of, write_people)
 from msspose.evaluation import torso_length
 from msspose.people import People
@@ -106,6 +106,17 @@ def test_others_are_those_in_the_same_picture():
     assert [made.others(i).tolist() for i in range(5)] == [[2, 3], [], [0, 3], [0, 2], []]
     assert made.others(-5).tolist() == [2, 3]
     assert made.n_others.tolist() == [2, 0, 2, 2, 0]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 10 ** 6))
+def test_company_lists_the_others_of_everybody(image, seed):
+    made = table_of(len(image), image=image, paths=tuple(f"{i}.jpg" for i in range(4)))
+    for table in (made, made[np.random.default_rng(seed).integers(0, len(image), 6)], made[[]]):
+        whose, joints, visible = table.company
+        assert whose.tolist() == [i for i in range(len(table)) for _ in table.others(i)] and len(joints) == len(visible) == len(whose)
+        for i in range(len(table)):
+            np.testing.assert_array_equal(joints[whose == i], table.crowd.joints[table.others(i)])
+            np.testing.assert_array_equal(visible[whose == i], table.crowd.visible[table.others(i)])
 
 
 def test_the_crowd_stays_when_people_are_selected_and_goes_with_its_pictures():
@@ -307,6 +318,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert (tmp_path / "x.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
     with replacing(tmp_path / "x.json") as aside: aside.write_text("new")
     assert (tmp_path / "x.json").read_text() == "new"
+    with pytest.raises(OSError, match="y.json: cannot be written"), replacing(tmp_path / "x.json" / "y.json"): pass   # x.json is a file
 
 
 # MPII
@@ -673,6 +685,18 @@ def test_a_description_counts(tmp_path):
     assert "| people | 0, and 0" in str(table_of(3)[[]].trimmed().describe())
 
 
+def test_a_data_set_is_where_it_is_named_or_else_under_msspose_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here/one", "shelf/one", "shelf/two"): (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.delenv("MSSPOSE_DATA", raising=False)
+    assert located("two") == Path("two") and located("here/one") == Path("here/one")
+    monkeypatch.setenv("MSSPOSE_DATA", str(tmp_path / "shelf"))
+    assert located("two") == tmp_path / "shelf" / "two" and located("here/one") == Path("here/one") and located("three") == Path("three")
+    (tmp_path / "two").mkdir()
+    assert located("two") == Path("two") and located(tmp_path / "nowhere") == tmp_path / "nowhere"
+    with pytest.raises(FileNotFoundError, match="three: no such file or folder, neither here nor under MSS"): load_annotations("three")
+
+
 def test_generated_people_as_files(tmp_path):
     a = write_people(tmp_path / "set", "crowd", "val", 20, size=32)
     people = People("crowd", "val", 32).batch(range(20))
@@ -682,6 +706,10 @@ def test_generated_people_as_files(tmp_path):
     assert a.n_others.tolist() == (people.others_visible > 0).any(-1).sum(1).tolist()
     with Image.open(a.paths[3]) as picture: assert picture.size == (56, 56)
     same(a, load_annotations(tmp_path / "set", "val"))
+    whose, joints, _ = a.company
+    made, theirs, _ = (t.numpy() for t in People("crowd", "val", 32).company)
+    assert whose.tolist() == sorted(made[made < 20].tolist())
+    np.testing.assert_allclose(np.sort(joints.ravel() - 12), np.sort(theirs[made < 20].ravel()), atol=1e-3)
     figure = a.describe().contact_sheet(5, cols=3, size=40)
     assert sum(bool(ax.images) for ax in figure.axes) == 5
     before = {p: p.read_bytes() for p in (tmp_path / "set").rglob("*.*")}

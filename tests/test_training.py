@@ -755,6 +755,27 @@ def test_evaluation_in_parts_counts_everybody_once_and_in_order(seen, monkeypatc
     assert len(found) == people and torch.equal(found_truth.visible, truth.visible)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_answers_say_how_sure_the_network_is_and_who_else_was_there(seen, monkeypatch, processes):
+    source, parts = People("crowd", "val", 32), []
+    if processes == 2:
+        monkeypatch.setattr(training.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(training.dist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(training, "gather_object", lambda mine: parts.extend(mine) or parts)
+        monkeypatch.setattr(training.dist, "get_rank", lambda: 0)
+        with pytest.raises(IndexError): training.answers(seen.run.model, source, range(40, 59), batch_size=3)
+        monkeypatch.setattr(training.dist, "get_rank", lambda: 1)
+    joints, sure, truth = training.answers(seen.run.model, source, range(40, 59), batch_size=3)
+    batch = source.batch(range(40, 59))
+    heatmaps = training.predict_heatmaps(seen.run.model, batch.images, MPII)
+    torch.testing.assert_close(sure, heatmaps.flatten(2).amax(-1), atol=1e-4, rtol=0)
+    assert len(joints) == 19 and truth.joints.equal(batch.joints) and truth.visible.dtype == torch.uint8
+    whose, theirs, seen_there = source.company
+    there = (whose >= 40) & (whose < 59)
+    torch.testing.assert_close(truth.company[1], theirs[there])
+    assert (truth.company[0] + 40).equal(whose[there]) and truth.company[2].to(torch.uint8).equal(seen_there[there])
+
+
 # what else is written, and the exercises
 
 def test_a_log_for_tensorboard_goes_on_where_the_checkpoint_was(tmp_path, monkeypatch):
