@@ -115,7 +115,7 @@ LAPTOP = TrainConfig(
 
 PRESETS = {   # name -> settings
     "demo": replace(LAPTOP, data="people:plain", width=64, regression_width=32, batch_size=32, seconds=180,
-                    stage1=Stage(57, 6e-3), stage2=Stage(1, 6e-3), stage3=Stage(2, 1e-3), warm_up=20, sigma=0.7, weight_decay=0.2),
+                    stage1=Stage(57, 6e-3), stage2=Stage(1, 6e-3), stage3=Stage(2, 2e-4), warm_up=20, sigma=0.7, weight_decay=0.2),
     "laptop": LAPTOP,
     "paper": TrainConfig(),
     "gpu": TrainConfig(stage1=Stage(150, 1e-3), stage2=Stage(75, 1e-3), stage3=Stage(75, 5e-4), seconds=3600, batch_size=64,
