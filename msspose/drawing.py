@@ -284,7 +284,7 @@ def paint_pose(
     joints,                     # (N, 2) x, y in pixels
     visible=None,               # (N,) as for draw_pose
     skeleton: Skeleton = MPII,
-    width: float | None = None, # of a limb in pixels; default by the size of the person
+    width: float | None = None, # of a limb in pixels; default by the size of the person, and of the picture
 ) -> np.ndarray:                # (H, W, 3) uint8, a copy
     "A pose drawn into a picture, for files: smooth edges, same colours, no figure around it."
     image = np.array(_numpy(image))
@@ -293,20 +293,23 @@ def paint_pose(
     joints, visible = _pose(joints, visible, skeleton)
     if not visible.any(): return image
     known = joints[visible > 0]
-    if width is None: width = float(np.clip(np.ptp(known, 0).max() / 40, 1.5, 12))
+    if width is None: width = _limb_width(float(np.ptp(known, 0).max()), max(image.shape[:2]))
     low = np.clip(np.floor(known.min(0) - 3 * width), 0, (image.shape[1], image.shape[0])).astype(int)
     high = np.clip(np.ceil(known.max(0) + 3 * width + 1), 0, (image.shape[1], image.shape[0])).astype(int)
     if (high <= low).any(): return image                                     # all of it lies outside
     layer = _layer(joints - low, visible, skeleton, width, tuple(high - low))
     window = image[low[1]:high[1], low[0]:high[0]]
-    colour, cover = layer[..., :3], layer[..., 3:] / 255
-    window[:] = np.round(window * (1 - cover) + colour * cover).astype(np.uint8)
+    window[:] = np.minimum(np.round(window * (1 - layer[..., 3:] / np.float32(255))) + layer[..., :3], 255).astype(np.uint8)
     return image
 
 # %% ../nbs/reference/drawing.ipynb #2c983c16
+def _limb_width(person: float, picture: float) -> float:
+    "In pixels: a share of the person; more where a person is small and the picture large, so that it survives being shown small."
+    return max(1.0, person / 45, min(max(1.5, picture / 700), person / 16))
+
 def _layer(joints, visible, skeleton: Skeleton, width: float, size: tuple[int, int]) -> np.ndarray:
-    "The pose on transparent ground, (H, W, 4): drawn several times too large, then averaged, which is what makes edges smooth."
-    times = 4 if max(size) <= 700 else 2
+    "The pose on transparent ground, (H, W, 4), colours times opacity: drawn too large, then averaged, which makes edges smooth."
+    times = 4 if max(size) <= 700 else 2 if max(size) <= 1500 else 1     # the lines of a large person are wide enough
     layer = Image.new("RGBA", (size[0] * times, size[1] * times))
     pen, at = ImageDraw.Draw(layer), (joints + 0.5) * times
     joint_colours, limb_colours = _colours(skeleton)
@@ -325,10 +328,7 @@ def _layer(joints, visible, skeleton: Skeleton, width: float, size: tuple[int, i
         rings = ((INK, 0.95), (colour, 0.72)) if seen == 2 else ((colour, 0.95), ("#ffffff", 0.55))
         for fill, r in ((fill, r * w) for fill, r in rings):
             pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
-    wide = np.asarray(layer, np.float32).reshape(size[1], times, size[0], times, 4)
-    cover = wide[..., 3:].sum((1, 3))
-    colour = (wide[..., :3] * wide[..., 3:]).sum((1, 3)) / np.maximum(cover, 1)
-    return np.concatenate([colour, cover / times ** 2], -1)
+    return np.asarray(layer.convert("RGBa").reduce(times))
 
 # %% ../nbs/reference/drawing.ipynb #324e9d88
 def gif(
