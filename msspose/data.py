@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -237,7 +237,8 @@ def replacing(
         yield aside
         aside.replace(file)
     except OSError as error: raise OSError(f"{file}: cannot be written ({error.strerror or error})") from error
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): aside.unlink(missing_ok=True)      # where there is no folder there is no file
 
 # %% ../nbs/09_data.ipynb #aa04c0de
 def save_coco(
