@@ -282,6 +282,10 @@ def test_a_stream_gives_pictures_out_in_order_and_holds_no_more_than_a_batch():
         assert image[40, 20 + i].all() and len(poses) == (0, 1, 2)[i % 3]
         held.append(len(taken) - i)
     assert i == 49 and max(held) <= 5
+    taken.clear()
+    lonely = finder.stream(pictures(), (None if i == 0 else [] for i in range(50)), batch_size=4)
+    next(lonely)
+    assert len(taken) <= 5                                                               # one with a person, and many with nobody behind it
     empty = finder.stream(pictures(), ([] for _ in range(50)), batch_size=4)
     taken.clear()
     next(empty)
