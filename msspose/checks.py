@@ -447,6 +447,27 @@ EXERCISES["drops"] = Exercise(_drops, (
     "better means above the best so far, not above the last; after a drop the counting starts anew",
     "since = 0 if score > best else since + 1; when since reaches patience: count += 1 and since = 0"))
 
+# %% ../nbs/reference/checks.ipynb #c12code0
+EXERCISES["map_pixel"] = Exercise(31.25, (), (
+    "first the square: how much wider than the box is it?",
+    "the square is 1.25 times the longer side of the box, and the 16 pixels of the map cover all of it",
+    "400 * 1.25 / 16"), lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.3)
+
+
+def _mirrored_back(heatmaps, order): return heatmaps.flip(-1)[:, list(order)]
+
+
+def _mirrored_back_cases():
+    g = torch.Generator().manual_seed(0)
+    return [(torch.rand(1, 2, 1, 3, generator=g), (0, 1)), (torch.rand(2, 3, 4, 4, generator=g), (0, 2, 1)),
+            (torch.rand(2, 16, 6, 6, generator=g), MPII.flip), (torch.rand(1, 14, 4, 6, generator=g), LSP.flip)]
+
+
+EXERCISES["mirrored_back"] = Exercise(_mirrored_back, _mirrored_back_cases, (
+    "two things have to be undone: where the pixels are, and which joint is the left one",
+    "x is the last dimension; joints are the second, and order says which map belongs where",
+    "heatmaps.flip(-1)[:, list(order)]"))
+
 # %% ../nbs/reference/checks.ipynb #c14code0
 def _after_tab(typed, names):
     found = [name for name in names if name.startswith(typed)]

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ABOUT_ERRORS', 'app', 'Preset', 'Rung', 'RANK', 'PROCESSES', 'AsJson', 'Restart', 'FOR', 'ABOUT_RUNS', 'KeyValue',
-           'Source', 'TRAIN_EXAMPLES', 'WHAT', 'Of', 'Part', 'ByRule', 'Sides', 'Device', 'Samples', 'Seed', 'Box',
-           'version', 'demo', 'browse', 'prepare', 'table', 'about_presets', 'about_settings', 'written', 'train',
-           'evaluate', 'compare', 'predict', 'main', 'call', 'complete_setting', 'values_of']
+           'Source', 'TRAIN_EXAMPLES', 'WHAT', 'Of', 'Part', 'ByRule', 'Sides', 'Device', 'Samples', 'Seed', 'Inputs',
+           'Model', 'Box', 'Boxes', 'PREDICT_EXAMPLES', 'version', 'demo', 'browse', 'prepare', 'table',
+           'about_presets', 'about_settings', 'written', 'train', 'evaluate', 'compare', 'predict', 'joint_table',
+           'export', 'main', 'call', 'complete_setting', 'values_of']
 
 # %% ../nbs/14_command_line.ipynb #06a72990
 import io
@@ -404,6 +405,20 @@ def compare(
     if out is not None: save_comparison(comparison, dict(zip(names, reports, strict=True)), out)
     print(json.dumps(comparison.to_dict()) if as_json else comparison.to_markdown())
 
+# %% ../nbs/14_command_line.ipynb #predimp1
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+
+from .data import replacing
+from .export import compare_onnx, export_onnx
+from .inference import Detections, draw_poses, load_detections
+from .runs import shipped_models
+from .video import CONTAINERS, MOVING, Video, video_poses, write_video
+
 # %% ../nbs/14_command_line.ipynb #16c079ee
 def parse_box(text: str) -> tuple[float, float, float, float]:
     "left,top,width,height in pixels."
@@ -411,29 +426,164 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     except ValueError: raise typer.BadParameter(f"--box {text}: expected LEFT,TOP,WIDTH,HEIGHT in pixels, such as 120,40,90,210") from None
     return left, top, width, height
 
+
+class Around:
+    "The boxes of each picture: the one that is given for all, a detector's, or none."
+
+    def __init__(self, box: str | None, file: Path | None, least: float):
+        if box and file: raise typer.BadParameter("--box and --boxes: expected one of them")
+        self.fixed, self.file, self.used = [parse_box(box)] if box else None, file, set()
+        self.found: Detections | None = load_detections(file, least) if file else None
+
+    def of(self, picture: Path | int) -> list | None:
+        if self.found is None: return self.fixed
+        self.used.add(self.found.key(picture))
+        return self.found.of(picture)
+
+    def notes(self) -> list[str]:
+        "What of the file was not used."
+        if self.found is None: return []
+        idle = sum(len(boxes) for key, boxes in self.found.boxes.items() if key not in self.used)
+        return [f"{self.found.left_out} of the boxes of {self.file}: a score below --least, or no person"] * (self.found.left_out > 0) + \
+            [f"{idle} of the boxes of {self.file}: in pictures that were not given"] * (idle > 0)
+
+# %% ../nbs/14_command_line.ipynb #predout2
+DRAWN, FILMED = (".png", ".jpg", ".jpeg", ".webp"), (".gif", *CONTAINERS)   # what is written
+PICTURES = (*DRAWN, ".bmp", ".tif", ".tiff")                                # what is read
+
+
+def files_in(given: Iterable[Path]) -> list[Path]:
+    "The files that are named, and the pictures and films in folders that are named; each once."
+    found = []
+    for path in given:
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in (*PICTURES, *MOVING)) if path.is_dir() else [path]
+        if not inside: raise ValueError(f"{path}: no pictures or films in this folder")
+        found += inside
+    return list({file.resolve(): file for file in found}.values())
+
+
+def is_film(file: Path) -> bool: return file.suffix.lower() in MOVING
+
+
+def drawings_of(files: list[Path], out: Path) -> dict[Path, Path]:
+    "Where each drawing goes: into a folder, under the same name; or, of one file, where it is said."
+    ending = out.suffix.lower()
+    if ending in (*DRAWN, *FILMED):
+        if len(files) > 1: raise typer.BadParameter(f"--out {out}: one drawing for {len(files)} files; expected a folder")
+        right = FILMED if is_film(files[0]) else DRAWN
+        if ending not in right: raise typer.BadParameter(f"--out {out}: expected a folder, or a name that ends in {', '.join(right)}")
+        places = {files[0]: out}
+    elif re.fullmatch(r"\.[a-z]{2,4}", ending) and not out.is_dir():
+        raise typer.BadParameter(f"--out {out}: expected a folder, or a name that ends in {', '.join((*DRAWN, *FILMED))}")
+    else:
+        def named(file: Path) -> str: return (".gif" if file.suffix.lower() == ".gif" else ".mp4") if is_film(file) else \
+            file.suffix if file.suffix.lower() in DRAWN else ".png"
+        places = {file: out / f"{file.stem}{named(file)}" for file in files}
+    taken, ours = {}, {file.resolve(): file for file in files}
+    for file, place in places.items():
+        if place in taken: raise ValueError(f"{taken[place]} and {file} would both be drawn into {place}; draw one of them elsewhere")
+        if place.resolve() in ours: raise ValueError(f"{ours[place.resolve()]}: a drawing would take its place; pass another --out")
+        taken[place] = file
+    return places
+
+# %% ../nbs/14_command_line.ipynb #predout3
+def of_pictures(estimator: PoseEstimator, places: dict[Path, Path], around: Around, bad: Callable | None, **how) -> Iterator[dict]:
+    "Draw each, and tell of it."
+    files, names = [file for file in places if not is_film(file)], deque()
+    def taken():
+        for file in files:
+            names.append(file)
+            yield file
+    def left_out(error: ValueError): names.pop(); bad(error)
+    for image, poses in estimator.stream(taken(), map(around.of, files), bad=bad and left_out, **how):
+        file = names.popleft()
+        write_picture(places[file], draw_poses(image, poses))
+        yield {"picture": str(file), "drawing": str(places[file]), "poses": [pose.to_dict() for pose in poses]}
+
+
+def of_film(estimator: PoseEstimator, video: Video, place: Path, around: Around, **how) -> Iterator[dict]:
+    "Draw all frames, and tell of each."
+    with write_video(place, video.fps) as add:
+        for number, (frame, poses) in enumerate(video_poses(estimator, video, map(around.of, count()), **how)):
+            add(draw_poses(frame, poses))
+            yield {"film": str(video.file), "frame": number, "drawing": str(place), "poses": [pose.to_dict() for pose in poses]}
+
+
+@contextmanager
+def json_list(file: Path | None, show: bool) -> Iterator[Callable[[dict], None]]:
+    "A list written entry by entry, into a file, on stdout, or both; the file takes its name when the list is complete."
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
+        streams, before = [kept] * bool(file) + [sys.stdout] * show, "["
+        def add(entry: dict):
+            nonlocal before
+            for stream in streams: stream.write(f"{before}\n{json.dumps(entry)}")
+            before = ","
+        yield add
+        for stream in streams: stream.write("[]\n" if before == "[" else "\n]\n")
+        if not file: return
+        kept.seek(0)
+        with replacing(file) as aside, aside.open("w", encoding="utf-8") as stream: shutil.copyfileobj(kept, stream)
+
 # %% ../nbs/14_command_line.ipynb #56e513f0
-Box = typer.Option(metavar="LEFT,TOP,WIDTH,HEIGHT", help="the person, in pixels; default: the whole picture")
+Inputs = typer.Argument(metavar="PICTURE", help=f"pictures, films ({' '.join(MOVING)}), and folders of both")
+Model = typer.Option(help=f"a run's folder, a model in it ({MODEL}, {BEST}), or one that comes with msspose",
+                     autocompletion=lambda: shipped_models())
+Box = typer.Option(metavar="LEFT,TOP,WIDTH,HEIGHT", help="the person in every picture, in pixels; default: the whole picture")
+Boxes = typer.Option(metavar="FILE", help="JSON of a detector, as COCO has it: image_id, bbox, score; in a film, image_id is the frame, "
+                     "from 0")
+Device = typer.Option(help="auto: a GPU if there is one; cpu, cuda, mps", autocompletion=lambda: list(CHOICES["device"]))
+PREDICT_EXAMPLES = """\b
+Example: msspose predict photo.jpg --box 120,40,90,210 --out pose.png
+         msspose predict holiday walk.mp4 --boxes found.json --smooth
+         msspose predict photo.jpg --model runs/laptop --json
+"""
 
 
-@app.command(epilog="Example: msspose predict runs/demo photo.jpg --box 120,40,90,210 --out pose.png")
+@app.command(epilog=PREDICT_EXAMPLES)
 def predict(
-    model: Annotated[Path, typer.Argument(help=f"a run's folder, or a model in it: {MODEL} or {BEST}")],
-    picture: Annotated[Path, typer.Argument(help="a photograph")],
+    inputs: Annotated[list[Path], Inputs],
+    model: Annotated[str, Model] = "people",
+    out: Annotated[Path, typer.Option(help="folder for drawings and poses.json; of one picture or film, also the drawing")] = Path("poses"),
     box: Annotated[str | None, Box] = None,
-    out: Annotated[Path, typer.Option(help="the picture with the pose drawn into it")] = Path("pose.png"),
+    boxes: Annotated[Path | None, Boxes] = None,
+    least: Annotated[float, typer.Option(help="a detector's boxes with a lower score are left out")] = 0.5,
+    smooth: Annotated[bool, typer.Option("--smooth", help="follow people through a film, so that their joints tremble less")] = False,
+    flip: Annotated[bool, typer.Option(help="average with the mirror image: twice the time, a little better")] = True,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out pictures that cannot be used, and count them")] = False,
+    batch_size: Annotated[int, typer.Option(help="people that the network sees at a time", min=1)] = 32,
+    device: Annotated[str, Device] = "auto",
     as_json: AsJson = False,
 ):
-    "Find the pose of one person in one picture."
-    boxes = [parse_box(box)] if box else None
-    estimator = PoseEstimator.from_pretrained(model)
-    image = read_image(picture)
-    try: pose, = estimator(image, boxes)
-    except ValueError as error: raise ValueError(f"{picture}: {error}") from None
-    write_picture(out, pose.draw(image))
-    if as_json: print(json.dumps(pose.to_dict() | {"picture": str(picture), "drawing": str(out)}))
-    else:
-        for name, (x, y, sure) in pose.to_dict()["joints"].items(): print(f"{name:16s} {x:8.1f} {y:8.1f}   {sure:5.2f}")
-        print(f"drawn into {out}")
+    "Find people's poses in pictures and films, and draw them."
+    files = files_in(inputs)
+    around, places = Around(box, boxes, least), drawings_of(files, out)
+    films, bad, how = [Video.open(file) for file in files if is_film(file)], [], {"flip": flip, "batch_size": batch_size}
+    if smooth and not films: raise typer.BadParameter("--smooth: people are followed through a film, and none is given")
+    if boxes and len(films) > 1: raise typer.BadParameter("--boxes: frames are named by their number only; expected one film at a time")
+    estimator = PoseEstimator.from_pretrained(model, device_of(device))
+    alone, told = len(files) == 1 and not films, []
+    with ExitStack() as stack:
+        add = stack.enter_context(json_list(out / "poses.json" if out not in places.values() else None, as_json))
+        total = len(files) + sum(film.count - 1 for film in films)
+        bar = stack.enter_context(tqdm(total=total, desc="finding poses", unit=" pictures", disable=alone))
+        streams = [of_pictures(estimator, places, around, bad.append if skip_bad else None, **how)]
+        streams += [of_film(estimator, film, places[film.file], around, smooth=smooth, **how) for film in films]
+        for stream in streams:
+            for entry in stream:
+                add(entry)
+                bar.update()
+                told.append(len(entry["poses"]))
+                if alone and not as_json: print(joint_table(entry["poses"]), end="")
+    report = sys.stderr if as_json else sys.stdout
+    for note in [*map(str, bad), *around.notes()]: print(f"left out: {note}", file=report)
+    if as_json: return
+    print(f"drawn into {places[files[0]]}" if alone else f"{sum(told):,} poses in {len(told):,} pictures, drawn into {out}")
+
+
+def joint_table(poses: list[dict]) -> str:
+    "A line per joint: name, x, y, and how sure."
+    rows = [(name, *values) for pose in poses for name, values in pose["joints"].items()]
+    return "".join(f"{name:16s} {x:8.1f} {y:8.1f}   {sure:5.2f}\n" for name, x, y, sure in rows)
 
 # %% ../nbs/14_command_line.ipynb #1ec75577
 def write_picture(file: Path, image) -> None:
@@ -444,6 +594,32 @@ def write_picture(file: Path, image) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         iio.imwrite(file, image)
     except OSError as error: raise OSError(f"{file}: cannot be written ({error.strerror}); pass another with --out") from error
+
+# %% ../nbs/14_command_line.ipynb #expcmd02
+@app.command(epilog="Example: msspose export runs/laptop --out pose.onnx --data data/mpii")
+def export(
+    model: Annotated[str, typer.Argument(help=f"a run's folder, a model in it ({MODEL}, {BEST}), or one that comes with msspose",
+                                         autocompletion=lambda: shipped_models())],
+    out: Annotated[Path, typer.Option(help="the file, NAME.onnx")] = Path("pose.onnx"),
+    flip: Annotated[bool, typer.Option(help="average with the mirror image, inside")] = True,
+    data: Annotated[str, typer.Option(help="people to compare on: people:NAME, a folder of msspose prepare, annotations",
+                                      autocompletion=complete_data)] = "people:standard",
+    split: Split = "val",
+    as_json: AsJson = False,
+):
+    "Write a model as ONNX; compare it with PyTorch."
+    estimator = PoseEstimator.from_pretrained(model)
+    people = open_source(data, split, estimator.size)
+    file = export_onnx(estimator, out, flip)
+    difference = compare_onnx(estimator, file, people.batch(range(min(64, len(people)))).images, flip)
+    if not difference["joints"] <= 1e-3:
+        file.unlink()
+        raise ValueError(f"{file}: onnxruntime and PyTorch are {difference['joints']:.3g} pixels apart; the file was removed")
+    about = {"file": str(file), "bytes": file.stat().st_size, "size": estimator.size, "flip": flip} | difference
+    if as_json: return print(json.dumps(about))
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, squares of {estimator.size} pixels, {estimator.skeleton.n_joints} joints of "
+          f"{estimator.skeleton.name}\nof {difference['count']:,} joints the farthest is {difference['joints']:.1e} pixels from PyTorch's; "
+          f"{difference['ties']} were ties")
 
 # %% ../nbs/14_command_line.ipynb #af4056f1
 def main(

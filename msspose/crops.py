@@ -132,6 +132,10 @@ def _open(path: str | os.PathLike) -> Image.Image:
     except PermissionError as error: raise ValueError(f"{path}: not a picture that can be read (permission denied)") from error
     except Image.UnidentifiedImageError as error: raise ValueError(f"{path}: not a picture that Pillow can read") from error
     except Exception as error: raise ValueError(f"{path}: damaged or truncated picture ({error})") from error
+    return _in_rgb(image)
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    "Whatever Pillow holds, as 8 bits of red, green and blue: transparency on black, 16 bits of grey divided by 257."
     if image.mode == "RGB": return image
     if image.mode.startswith("I"):                                            # 16 bits of grey
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")

@@ -284,7 +284,7 @@ def paint_pose(
     joints,                     # (N, 2) x, y in pixels
     visible=None,               # (N,) as for draw_pose
     skeleton: Skeleton = MPII,
-    width: float | None = None, # of a limb in pixels; default by the size of the person
+    width: float | None = None, # of a limb in pixels; default by the size of the person, and of the picture
 ) -> np.ndarray:                # (H, W, 3) uint8, a copy
     "A pose drawn into a picture, for files: smooth edges, same colours, no figure around it."
     image = np.array(_numpy(image))
@@ -292,43 +292,40 @@ def paint_pose(
         raise ValueError(f"image: expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
     joints, visible = _pose(joints, visible, skeleton)
     if not visible.any(): return image
-    known = joints[visible > 0]
-    if width is None: width = float(np.clip(np.ptp(known, 0).max() / 40, 1.5, 12))
-    low = np.clip(np.floor(known.min(0) - 3 * width), 0, (image.shape[1], image.shape[0])).astype(int)
-    high = np.clip(np.ceil(known.max(0) + 3 * width + 1), 0, (image.shape[1], image.shape[0])).astype(int)
-    if (high <= low).any(): return image                                     # all of it lies outside
-    layer = _layer(joints - low, visible, skeleton, width, tuple(high - low))
-    window = image[low[1]:high[1], low[0]:high[0]]
-    colour, cover = layer[..., :3], layer[..., 3:] / 255
-    window[:] = np.round(window * (1 - cover) + colour * cover).astype(np.uint8)
-    return image
-
-# %% ../nbs/reference/drawing.ipynb #2c983c16
-def _layer(joints, visible, skeleton: Skeleton, width: float, size: tuple[int, int]) -> np.ndarray:
-    "The pose on transparent ground, (H, W, 4): drawn several times too large, then averaged, which is what makes edges smooth."
-    times = 4 if max(size) <= 700 else 2
-    layer = Image.new("RGBA", (size[0] * times, size[1] * times))
-    pen, at = ImageDraw.Draw(layer), (joints + 0.5) * times
-    joint_colours, limb_colours = _colours(skeleton)
-
-    def line(i, j, colour, w):
-        pen.line([*at[i], *at[j]], fill=colour, width=max(1, round(w)))
-        for x, y in at[[i, j]]: pen.ellipse([x - w / 2, y - w / 2, x + w / 2, y + w / 2], fill=colour)
-
-    w = width * times
+    if width is None: width = _limb_width(float(np.ptp(joints[visible > 0], 0).max()), max(image.shape[:2]))
+    canvas, (joint_colours, limb_colours) = Image.fromarray(image), _colours(skeleton)
     for (i, j), colour in zip(skeleton.limbs, limb_colours, strict=True):
         if not (visible[i] and visible[j]): continue
-        if visible[i] == visible[j] == 2: line(i, j, INK, 1.45 * w); line(i, j, colour, w)
-        else: line(i, j, colour + "8c", 0.75 * w)
-    for (x, y), seen, colour in zip(at, visible, joint_colours, strict=True):
-        if not seen: continue
-        rings = ((INK, 0.95), (colour, 0.72)) if seen == 2 else ((colour, 0.95), ("#ffffff", 0.55))
-        for fill, r in ((fill, r * w) for fill, r in rings):
-            pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
-    wide = np.asarray(layer, np.float32).reshape(size[1], times, size[0], times, 4)
-    cover = wide[..., 3:].sum((1, 3))
-    colour = (wide[..., :3] * wide[..., 3:]).sum((1, 3)) / np.maximum(cover, 1)
-    return np.concatenate([colour, cover / times ** 2], -1)
+        sure = visible[i] == visible[j] == 2
+        _stroke(canvas, joints[[i, j]], [(INK, 1.45 * width), (colour, width)] if sure else [(colour + "8c", 0.75 * width)])
+    for place, seen, colour in zip(joints, visible, joint_colours, strict=True):
+        rings = [(INK, 1.9), (colour, 1.44)] if seen == 2 else [(colour, 1.9), ("#ffffff", 1.1)]
+        if seen: _stroke(canvas, place[None], [(fill, size * width) for fill, size in rings])
+    return np.array(canvas)
+
+# %% ../nbs/reference/drawing.ipynb #2c983c16
+def _limb_width(person: float, picture: float) -> float:
+    "In pixels: a share of the person; more where a person is small and the picture large, so that it survives being shown small."
+    return max(1.0, person / 45, min(max(1.5, picture / 700), person / 16))
+
+def _stroke(
+    canvas: Image.Image,                # is painted on
+    points: np.ndarray,                 # (1 or 2, 2) pixels: a disc, or a line with round ends
+    layers: list[tuple[str, float]],    # colour and width in pixels, the lowest first
+) -> None:
+    "Drawn several times too large on a tile of its own, then averaged, which makes edges smooth."
+    reach, widest = max(width for _, width in layers) / 2 + 1, np.array(canvas.size)
+    low = np.clip(np.floor(points.min(0) - reach), 0, widest).astype(int)
+    high = np.clip(np.ceil(points.max(0) + reach) + 1, 0, widest).astype(int)
+    if (high <= low).any(): return                              # outside the picture
+    times = 4 if layers[-1][1] < 6 else 2                       # what is wide has an edge that is small beside it
+    tile = Image.new("RGBA", tuple((high - low) * times))
+    pen, at = ImageDraw.Draw(tile), (points - low + 0.5) * times
+    for colour, width in layers:
+        if len(at) == 2: pen.line([*at[0], *at[1]], fill=colour, width=max(1, round(width * times)))
+        for x, y in at: pen.ellipse([*(np.array([x, y]) - width * times / 2), *(np.array([x, y]) + width * times / 2)], fill=colour)
+    tile = tile.convert("RGBa").reduce(times).convert("RGBA")   # averaged with colours times opacity, or clear pixels would darken the edge
+    canvas.paste(tile, tuple(low), tile)
 
 # %% ../nbs/reference/drawing.ipynb #324e9d88
 def gif(

@@ -111,13 +111,14 @@ def _newton(
 def decode(
     heatmaps: Tensor,      # (B, N, h, w) of any range
     how: str = "quarter",  # argmax; quarter: and 1/4 px toward the higher neighbour; subpixel: and a Newton step on the logarithm
+    checked: bool = True,  # maps that hold NaN or infinity are an error; False: whoever calls knows, and no branch depends on the values
 ) -> tuple[Tensor, Tensor]:  # joints (B, N, 2) x, y in pixels of the heatmap; value (B, N) of the highest pixel
     "The joint in each map and how high its peak is; a map without a peak gives (0, 0) and its value. Decisions, row 25."
     _check_maps(heatmaps, how)
     if heatmaps.dtype in (torch.float16, torch.bfloat16): heatmaps = heatmaps.float()
     highest = _highest(heatmaps.detach())
     patch = _patch(heatmaps, highest)
-    if not patch.isfinite().all(): raise ValueError(_not_finite(heatmaps))
+    if checked and not patch.isfinite().all(): raise ValueError(_not_finite(heatmaps))
     size = torch.tensor([heatmaps.shape[3], heatmaps.shape[2]], device=heatmaps.device)
     inner = (highest > 0) & (highest < size - 1)                 # at the border one neighbour is missing: no correction
     joints = highest.to(heatmaps.dtype)

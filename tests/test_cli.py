@@ -26,8 +26,9 @@ from msspose.regression import PoseNet
 from msspose.runs import BEST, CHECKPOINT, RunFolder, load_model, save_model
 from msspose.skeleton import LSP, MPII
 from msspose.training import PRESETS, evaluate_source, open_source, settings
+from msspose.video import Video
 
-COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "compare", "predict")
+COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "compare", "predict", "export")
 NETWORK = dict(n_stacks=1, width=8, depth=2)
 TINY = ("size=32 width=8 depth=2 regression_width=8 batch_size=4 seconds=0 bf16=false "
         "stage1.epochs=2 stage2.epochs=1 stage3.epochs=1").split()
@@ -101,7 +102,7 @@ def test_help_of_train_names_every_setting_and_preset_and_fits_a_terminal(msspos
 @pytest.mark.parametrize("args, said", [
     (["demo", "--ot", "x"], "--out"), (["trian"], "train"), (["demo", "--seconds", "long"], "--seconds"),
     (["demo", "--seconds", "0"], "seconds"), (["demo", "--ladder", "hourglas"], "'supervision', 'regression', 'structure'"),
-    (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "model"), (["predict", "x"], "picture"),
+    (["train", "--preset", "lptop"], "laptop"), (["evaluate"], "model"), (["predict"], "picture"),
     (["train", "sede=3"], "nearest is seed"), (["train", "width=wide"], "whole number"), (["train", "seed"], "key=value"),
     (["evaluate"], "msspose evaluate --help")])
 def test_what_was_typed_wrongly_is_answered_by_what_is_right(msspose_says, args, said):
@@ -451,46 +452,146 @@ def test_evaluate_refuses_another_rule_or_skeleton(msspose_says, model, tmp_path
 
 
 def test_predict_draws_and_tells_the_joints(msspose_says, model, picture, tmp_path):
-    code, out, _ = msspose_says("predict", model, picture, "--box", "10,10,100,110", "--out", tmp_path / "new" / "pose.png", "--json")
-    told = json.loads(out)
-    assert code == 0 and list(told["joints"]) == list(MPII.joints) and told["box"] == [10, 10, 100, 110]
-    before, after = iio.imread(picture), iio.imread(tmp_path / "new" / "pose.png")
-    assert before.shape == after.shape and (before != after).any()
-    code, out, _ = msspose_says("predict", model, picture, "--out", tmp_path / "pose.jpg")
-    assert code == 0 and "left_wrist" in out and "drawn into" in out
+    out = tmp_path / "new" / "pose.png"
+    code, told, err = msspose_says("predict", picture, "--model", model, "--box", "10,10,100,110", "--out", out, "--json")
+    entry, = json.loads(told)
+    assert code == 0 and (entry["picture"], entry["drawing"]) == (str(picture), str(out)) and not err
+    pose, = entry["poses"]
+    assert list(pose["joints"]) == list(MPII.joints) and pose["box"] == [10, 10, 100, 110]
+    before, after = iio.imread(picture), iio.imread(out)
+    assert before.shape == after.shape and (before != after).any() and list(out.parent.iterdir()) == [out]
+    code, told, _ = msspose_says("predict", picture, "--out", tmp_path / "pose.jpg")
+    assert code == 0 and told.count("left_wrist") == 1 and told.endswith(f"drawn into {tmp_path / 'pose.jpg'}\n")
 
 
-@pytest.mark.parametrize("box, said", [
-    ("500,10,50,50", "outside"), ("-400,10,50,50", "outside"), ("1,2,3", "LEFT,TOP,WIDTH,HEIGHT"),
-    ("1,2,x,4", "LEFT,TOP,WIDTH,HEIGHT"), ("1,2,0,4", "positive"), ("1,2,nan,4", "positive")])
-def test_predict_refuses_a_box(msspose_says, model, picture, tmp_path, box, said):
-    assert said in error_of(msspose_says("predict", model, picture, "--box", box, "--out", tmp_path / "pose.png"))
-    assert not (tmp_path / "pose.png").exists()
+@pytest.fixture(scope="module")
+def holiday(tmp_path_factory):
+    "Three pictures and a GIF, and what a detector says of them."
+    folder = tmp_path_factory.mktemp("holiday")
+    people = (People("plain", "val", size=96).batch(range(4)).images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    for name, image in zip(("000001.jpg", "000002.png", "sub.000003.bmp"), people, strict=False): iio.imwrite(folder / name, image)
+    iio.imwrite(folder / "turn.gif", [np.roll(people[3], k, 1) for k in range(5)], duration=40, loop=0)
+    (folder / "notes.txt").write_text("no picture")
+    rows = [(1, 0.9), (1, 0.8), (2, 0.2), (3, 0.7), (99, 0.9), (0, 0.9), (4, 0.9)]
+    found = [{"image_id": number, "category_id": 1, "bbox": [5, 5, 80, 80], "score": score} for number, score in rows]
+    (folder / "found.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_predict_takes_a_folder(msspose_says, holiday, tmp_path):
+    code, told, err = msspose_says("predict", holiday, "--out", tmp_path, "--no-flip")
+    entries = json.loads((tmp_path / "poses.json").read_text())
+    assert code == 0 and "8 poses in 8 pictures" in told and "8/8" in err and "pictures/s" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"000001.jpg", "000002.png", "sub.000003.png", "turn.gif", "poses.json"}
+    assert [entry.get("frame") for entry in entries] == [None] * 3 + list(range(5)) and all(len(entry["poses"]) == 1 for entry in entries)
+    assert [entry["drawing"] for entry in entries[:3]] == [str(tmp_path / name) for name in ("000001.jpg", "000002.png", "sub.000003.png")]
+    assert entries[3]["film"].endswith("turn.gif") and len(list(Video.open(tmp_path / "turn.gif").frames())) == 5
+    for name in ("000001.jpg", "000002.png"): assert (iio.imread(tmp_path / name) != iio.imread(holiday / name)).any()
+    assert len((tmp_path / "poses.json").read_text().splitlines()) == len(entries) + 2     # a line per entry
+
+
+def test_predict_takes_the_boxes_of_a_detector_and_says_what_it_did_not_use(msspose_says, holiday, tmp_path):
+    names = [holiday / name for name in ("000001.jpg", "000002.png", "sub.000003.bmp", "turn.gif")]
+    code, told, err = msspose_says("predict", *names, "--boxes", holiday / "found.json", "--out", tmp_path / "a", "--json")
+    counts = [len(entry["poses"]) for entry in json.loads(told)]
+    assert code == 0 and counts == [2, 0, 1, 1, 2, 0, 1, 1]                              # three pictures, then frames 0 to 4
+    assert "left out: 1 of the boxes of" in err and err.count("left out: ") == 2 and "pictures that were not given" in err
+    assert json.loads((tmp_path / "a" / "poses.json").read_text()) == json.loads(told)
+    names = [*names[:2], names[1]]                                                      # one of them twice: taken once
+    how = ("--boxes", holiday / "found.json", "--least", 0, "--out", tmp_path / "b", "--json")
+    code, told, err = msspose_says("predict", *names, *how)
+    assert [len(entry["poses"]) for entry in json.loads(told)] == [2, 1] and "--least" not in err and "4 of the boxes of" in err
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_predict_writes_films_and_smooths_them(msspose_says, holiday, tmp_path, name):
+    film = holiday / "turn.gif"
+    plain, smooth = (json.loads(msspose_says("predict", film, "--out", tmp_path / name, "--json", *how)[1]) for how in ((), ("--smooth",)))
+    video = Video.open(tmp_path / name)
+    assert len(list(video.frames())) == 5 and round(video.fps) == 25 and [path.name for path in tmp_path.iterdir()] == [name]
+    first, last = (np.array([[list(e["poses"][0]["joints"].values()) for e in entries]]) for entries in (plain, smooth))
+    assert np.allclose(first[0, 0], last[0, 0]) and not np.allclose(first[0, 2], last[0, 2])
+
+
+def test_predict_leaves_out_what_is_bad_when_asked_and_counts_it(msspose_says, picture, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(picture, tmp_path / "in" / "a.jpg")
+    shutil.copy(picture, tmp_path / "in" / "c.jpg")
+    (tmp_path / "in" / "b.jpg").write_text("a letter")
+    result = msspose_says("predict", tmp_path / "in", "--out", tmp_path / "out")
+    assert "b.jpg: not a picture" in error_of(result) and not (tmp_path / "out" / "poses.json").exists()
+    code, told, _ = msspose_says("predict", tmp_path / "in", "--out", tmp_path / "out", "--skip-bad")
+    assert code == 0 and "left out: " in told and "b.jpg" in told and "2 poses in 2 pictures" in told
+    assert [entry["picture"][-5:] for entry in json.loads((tmp_path / "out" / "poses.json").read_text())] == ["a.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("args, said", [
+    (["{picture}", "--box", "500,10,50,50"], "outside"), (["{picture}", "--box", "-400,10,50,50"], "outside"),
+    (["{picture}", "--box", "1,2,3"], "LEFT,TOP,WIDTH,HEIGHT"), (["{picture}", "--box", "1,2,x,4"], "LEFT,TOP,WIDTH,HEIGHT"),
+    (["{picture}", "--box", "1,2,0,4"], "positive"), (["{picture}", "--box", "1,2,nan,4"], "positive"),
+    (["{picture}", "--box", "1,2,3,4", "--boxes", "x.json"], "expected one of them"), (["{picture}", "--boxes", "x.json"], "no such file"),
+    (["{picture}", "--smooth"], "none is given"), (["{picture}", "--device", "abacus"], "choose auto"),
+    (["{picture}", "--model", "peopel"], "comes with msspose: people"), (["{picture}", "--batch-size", "0"], "batch-size"),
+    (["{holiday}", "--out", "a.png"], "one drawing for 4 files"), (["{picture}", "--out", "a.gif"], "ends in .png"),
+    (["{picture}", "--out", "pose.xyz"], "ends in .png"), (["{holiday}/turn.gif", "--out", "a.png"], "ends in .gif"),
+    (["{holiday}/turn.gif", "--out", "a.avi"], "ends in .png"), (["{holiday}", "--out", "{holiday}"], "would take its place"),
+    (["{holiday}/none.jpg"], "no such picture"), (["{picture}", "{holiday}/../person.jpg"], "would both be drawn"),
+    (["{empty}"], "no pictures or films in this folder"), (["{picture}", "--boxes", "{holiday}/notes.txt"], "not JSON")])
+def test_predict_refuses_in_one_line_and_writes_nothing(msspose_says, picture, holiday, tmp_path, monkeypatch, args, said):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_size for path in holiday.iterdir()}
+    result = msspose_says("predict", *(arg.format(picture=picture, holiday=holiday, empty=tmp_path / "empty") for arg in args))
+    assert said in error_of(result)
+    assert [path.name for path in tmp_path.iterdir()] in (["empty"], ["empty", "poses"])
+    assert not list(tmp_path.glob("poses/poses.json")) and before == {path: path.stat().st_size for path in holiday.iterdir()}
+
+
+def test_boxes_of_frames_belong_to_one_film(msspose_says, holiday, tmp_path):
+    shutil.copy(holiday / "turn.gif", tmp_path / "other.gif")
+    films = holiday / "turn.gif", tmp_path / "other.gif"
+    result = msspose_says("predict", *films, "--boxes", holiday / "found.json", "--out", tmp_path / "out")
+    assert "one film at a time" in error_of(result)
 
 
 def test_predict_refuses_pictures_that_are_none(msspose_says, model, picture, tmp_path):
     whole = picture.read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[:len(whole) // 2])
     (tmp_path / "text.jpg").write_text("a letter")
-    for name, said in (("cut.jpg", "truncated"), ("text.jpg", "not a picture"), ("none.jpg", "no such picture"), (".", "folder")):
-        assert said in error_of(msspose_says("predict", model, tmp_path / name, "--out", tmp_path / "pose.png"))
+    (tmp_path / "text.mp4").write_text("a letter")
+    for name, said in (("cut.jpg", "truncated"), ("text.jpg", "not a picture"), ("none.jpg", "no such picture"), ("text.mp4", "no film"),
+                       ("none.gif", "no such film")):
+        assert said in error_of(msspose_says("predict", tmp_path / name, "--model", model, "--out", tmp_path / "out"))
 
 
-def test_predict_refuses_an_output_it_cannot_write(msspose_says, model, picture, tmp_path):
+def test_predict_refuses_an_output_it_cannot_write(msspose_says, model, picture, holiday, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in error_of(msspose_says("predict", model, picture, "--out", tmp_path / "file" / "pose.png"))
-    assert "ends in .png" in error_of(msspose_says("predict", model, picture, "--out", tmp_path / "pose.xyz"))
+    for source in (picture, holiday / "turn.gif"):
+        for out in (tmp_path / "file" / "poses", tmp_path / "file"):
+            assert "cannot be written" in error_of(msspose_says("predict", source, "--model", model, "--out", out))
+
+
+def test_export_writes_and_compares(msspose_says, tmp_path, monkeypatch):
+    code, out, err = msspose_says("export", "people", "--out", tmp_path / "a.onnx", "--no-flip", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["joints"] < 1e-3 and told["count"] == 64 * 16 and told["bytes"] == (tmp_path / "a.onnx").stat().st_size
+    assert not told["flip"] and not err
+    monkeypatch.setattr(cli, "compare_onnx", lambda *args: {"joints": 0.2, "confidence": 0, "count": 16, "ties": 0})
+    assert "0.2 pixels apart" in error_of(msspose_says("export", "people", "--out", tmp_path / "b.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert "ends in .onnx" in error_of(msspose_says("export", "people", "--out", tmp_path / "b.pt"))
+    assert "no model here" in error_of(msspose_says("export", tmp_path / "nowhere"))
 
 
 def test_a_model_of_another_architecture_is_refused(msspose_says, picture, tmp_path):
     network = PoseNet(**NETWORK)
     network.settings["width"] = 16
     save_model(network, tmp_path, size=64)
-    assert "another architecture" in error_of(msspose_says("predict", tmp_path, picture, "--out", tmp_path / "pose.png"))
+    assert "another architecture" in error_of(msspose_says("predict", picture, "--model", tmp_path, "--out", tmp_path / "pose.png"))
 
 
 def test_debug_shows_where_an_error_came_from(capsys, tmp_path):
-    with pytest.raises(FileNotFoundError): main(["predict", str(tmp_path), "x.jpg", "--debug"])
+    with pytest.raises(FileNotFoundError): main(["predict", "x.jpg", "--model", str(tmp_path), "--debug"])
 
 
 def test_train_on_photographs_through_the_command_line(msspose_says, real_data, tmp_path, monkeypatch):
@@ -503,7 +604,7 @@ def test_train_on_photographs_through_the_command_line(msspose_says, real_data, 
     _, skeleton, about = load_model(tmp_path / "run")
     assert skeleton == LSP and len(about["skeleton"]["joints"]) == 14 and about["pictures"] == 3 * 40
     photograph = real_data / "lspet" / "images" / "im09001.jpg"
-    code, out, _ = msspose_says("predict", tmp_path / "run", photograph, "--out", tmp_path / "pose.png")
+    code, out, _ = msspose_says("predict", photograph, "--model", tmp_path / "run", "--out", tmp_path / "pose.png")
     assert code == 0 and iio.imread(tmp_path / "pose.png").shape == iio.imread(photograph).shape
     assert torch.tensor(iio.imread(tmp_path / "pose.png") != iio.imread(photograph)).any()
 
@@ -531,7 +632,8 @@ def candidates(msspose_says, monkeypatch, *words):
     (["msspose", "train", "--data", "people", ":", "s"], ["scale", "standard"]),
     (["msspose", "train", "--data", "=", "people", ":", "pl"], ["plain"]), (["msspose", "browse", "people", ":", "o"], ["occlusion"]),
     (["msspose", "evaluate", "runs/demo", "--data", "people", ":", "cr"], ["crowd"]),
-    (["msspose", "evaluate", "runs/demo", "--rule", "o"], ["official"])])
+    (["msspose", "evaluate", "runs/demo", "--rule", "o"], ["official"]), (["msspose", "predict", "--model", "pe"], ["people"]),
+    (["msspose", "export", "p"], ["people"])])
 def test_completion_in_bash(msspose_says, monkeypatch, words, expected):
     assert candidates(msspose_says, monkeypatch, *words) == expected
 

@@ -262,6 +262,17 @@ def test_painting_never_fails_wherever_the_person_is(seed, spread, skeleton):
     if not visible.any(): assert np.array_equal(painted, GREY)
 
 
+@pytest.mark.parametrize("picture, person", [(64, 50), (250, 200), (1000, 900), (2000, 1800), (2000, 100), (2000, 40)])
+def test_painted_lines_are_in_proportion_and_can_be_seen_in_a_small_view(picture, person):
+    image = np.full((picture, picture, 3), 128, np.uint8)
+    joints = standing(MPII, person) + (picture - person) // 2
+    changed = (paint_pose(image, joints) != image).any(-1)
+    length = sum(np.linalg.norm(joints[i] - joints[j]) for i, j in MPII.limbs)
+    width = changed.sum() / length                                           # outline included
+    assert width >= 1 and person / 70 < width < person / 7
+    if person > 10 * picture / 700: assert width > picture / 700             # a pixel and more where the picture is shown 700 pixels large
+
+
 def test_painting_part_of_a_person_equals_painting_on_a_larger_picture():
     "The window of the picture that is touched is an economy, not a decision."
     large = np.full((160, 160, 3), 90, np.uint8)

@@ -19,7 +19,7 @@ else: import tomli as tomllib
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = sorted(p for p in (ROOT / "msspose").glob("*.py") if not p.name.startswith("_"))
 ORDER = ["skeleton", "people", "heatmaps", "hourglass", "supervision", "structure", "masking", "regression", "evaluation", "data",
-         "predictions", "crops", "runs", "training", "inference", "ablation", "cli", "checks"]
+         "predictions", "crops", "runs", "training", "inference", "video", "export", "ablation", "cli", "checks"]
 BY_ALL = {"skeleton", "drawing"}
 
 

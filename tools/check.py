@@ -9,6 +9,7 @@ import argparse
 import configparser
 import contextlib
 import difflib
+import json
 import os
 import re
 import shutil
@@ -188,7 +189,7 @@ def empty_environment(folder: Path) -> Path:
 
 
 def wheel() -> None:
-    "the wheel, in an empty environment away from the checkout: msspose --help, and a demo of five seconds"
+    "the wheel, in an empty environment away from the checkout: msspose --help, a pose, and a demo of five seconds"
     with copy_of_checkout() as copy, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         away = Path(folder).resolve()
         run(sys.executable, "-m", "build", "--wheel", "--outdir", away, copy, quiet=True)
@@ -203,9 +204,30 @@ def wheel() -> None:
         command = shutil.which("msspose", path=str(python.parent))
         if not command: raise Failed("the wheel installs no command msspose: see [project.scripts] of pyproject.toml")
         offered = run(command, "--help", cwd=away, quiet=True, **clear)
-        lacking = [name for name in ("demo", "train", "evaluate", "predict") if name not in offered]
+        lacking = [name for name in ("demo", "train", "evaluate", "predict", "export") if name not in offered]
         if lacking: raise Failed(f"`msspose --help` does not offer {', '.join(lacking)}:\n{offered}")
+        print(pose_of(command, python, away, clear))
         print(demo_of(command, away, clear))
+
+
+PERSON = """
+import imageio.v3 as iio
+from msspose.people import People
+image = People("plain", "test", size=160).batch([1]).images[0]
+iio.imwrite("person.png", (image.permute(1, 2, 0).numpy() * 255).astype("uint8"))
+"""
+
+
+def pose_of(command: str, python: Path, away: Path, clear: dict[str, str]) -> str:
+    "Find a pose with the model that comes in the wheel, where no address can be reached."
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")} | {"HF_HUB_OFFLINE": "1"}
+    run(python, "-c", PERSON, cwd=away, quiet=True, **clear)
+    predict = ("predict", "person.png", "--box", "16,16,128,128", "--out", "pose.png", "--json")
+    printed = run(command, *predict, cwd=away, quiet=True, **clear, **nowhere)
+    pose = json.loads(printed[printed.index("["):])[0]["poses"][0]
+    if not (away / "pose.png").is_file() or len(pose["joints"]) != 16: raise Failed(f"`msspose predict` draws no pose, or says {pose}")
+    if pose["score"] < 0.5: raise Failed(f"the model in the wheel does not know a person it should know: {pose}")
+    return f"    a pose with the model of the wheel, score {pose['score']:.2f}"
 
 
 def demo_of(command: str, away: Path, clear: dict[str, str]) -> str:
