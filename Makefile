@@ -20,7 +20,7 @@ GONE := $(shell $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || echo gone)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lab docs prepare outputs components laptop constraints hooks clean gone quarto
+.PHONY: help demo test lab docs prepare outputs components ablation laptop constraints hooks clean gone quarto
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -58,6 +58,12 @@ outputs: $(VENV)/.dev  ## run every chapter and store what it shows
 components: $(VENV)/.run  ## train each component of the paper alone, three seeds: the table of chapter 07, in about an hour
 	@echo "Training each component; models go to runs/components, the table to nbs/results/components.json"
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/compare_components.py
+
+ablation: $(VENV)/.run  ## train the paper's ladder and the sweep of its structure term, three seeds each: chapter 13, in under two hours
+	@echo "Training 42 networks; runs go to runs/ladder and runs/structure, what they found to nbs/results"
+	@OMP_NUM_THREADS=1 $(BIN)/msspose ablate ladder --out runs/ladder
+	@OMP_NUM_THREADS=1 $(BIN)/msspose ablate structure --pictures 49152 --on crowd --on standard --out runs/structure
+	@for study in ladder structure; do cp runs/$$study/ablation.json nbs/results/$$study.json; done
 
 laptop: $(VENV)/.run  ## train the preset laptop for an hour, and measure it on each set of people
 	@echo "Training for an hour; the model goes to runs/laptop, the numbers to nbs/results/laptop.json"

@@ -468,6 +468,22 @@ EXERCISES["mirrored_back"] = Exercise(_mirrored_back, _mirrored_back_cases, (
     "x is the last dimension; joints are the second, and order says which map belongs where",
     "heatmaps.flip(-1)[:, list(order)]"))
 
+# %% ../nbs/reference/checks.ipynb #c13code0
+EXERCISES["four_times_people"] = Exercise(0.6, (), (
+    "the standard error is a spread divided by the root of the number of people",
+    "four times the people: the root is two times as large",
+    "half of 1.2"), lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.05)
+
+
+def _standard_error(seed_sd, person_sd, rest_sd, seeds, people):
+    return (seed_sd ** 2 / seeds + person_sd ** 2 / people + rest_sd ** 2 / (seeds * people)) ** 0.5
+
+EXERCISES["standard_error"] = Exercise(_standard_error, (
+    (1.0, 0.0, 0.0, 4, 100), (0.0, 10.0, 0.0, 4, 100), (0.0, 0.0, 20.0, 4, 100), (0.8, 6.0, 18.0, 3, 2000), (0.3, 5.0, 15.0, 10, 500)), (
+    "variances add, standard deviations do not: square first, take the root last",
+    "a seed's part is averaged over the seeds, a person's over the people, the rest over every person under every seed",
+    "(seed_sd ** 2 / seeds + person_sd ** 2 / people + rest_sd ** 2 / (seeds * people)) ** 0.5"))
+
 # %% ../nbs/reference/checks.ipynb #c14code0
 def _after_tab(typed, names):
     found = [name for name in names if name.startswith(typed)]

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ABOUT_ERRORS', 'app', 'Preset', 'Rung', 'RANK', 'PROCESSES', 'AsJson', 'Restart', 'FOR', 'ABOUT_RUNS', 'KeyValue',
            'Source', 'TRAIN_EXAMPLES', 'WHAT', 'Of', 'Part', 'ByRule', 'Sides', 'Device', 'Samples', 'Seed', 'Inputs',
-           'Model', 'Box', 'Boxes', 'PREDICT_EXAMPLES', 'version', 'demo', 'browse', 'prepare', 'table',
-           'about_presets', 'about_settings', 'written', 'train', 'evaluate', 'compare', 'predict', 'joint_table',
-           'export', 'main', 'call', 'complete_setting', 'values_of']
+           'Model', 'Box', 'Boxes', 'PREDICT_EXAMPLES', 'Study', 'ABOUT_STUDIES', 'ABLATE_EXAMPLES', 'version', 'demo',
+           'browse', 'prepare', 'table', 'about_presets', 'about_settings', 'written', 'train', 'evaluate', 'compare',
+           'predict', 'joint_table', 'export', 'ablate', 'main', 'call', 'complete_setting', 'values_of']
 
 # %% ../nbs/14_command_line.ipynb #06a72990
 import io
@@ -413,6 +413,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 
+from .ablation import ABLATION, STUDIES
+from .ablation import ablate as ablate_arms
 from .data import replacing
 from .export import compare_onnx, export_onnx
 from .inference import Detections, draw_poses, load_detections
@@ -620,6 +622,44 @@ def export(
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, squares of {estimator.size} pixels, {estimator.skeleton.n_joints} joints of "
           f"{estimator.skeleton.name}\nof {difference['count']:,} joints the farthest is {difference['joints']:.1e} pixels from PyTorch's; "
           f"{difference['ties']} were ties")
+
+# %% ../nbs/14_command_line.ipynb #ablcmd02
+Study = Enum("Study", {name: name for name in STUDIES}, type=str)
+ABOUT_STUDIES = "\n\n".join(f"\b\n{name}:\n" + textwrap.fill("; ".join(arms), 76, initial_indent="  ", subsequent_indent="  ")
+                            for name, arms in STUDIES.items())
+ABLATE_EXAMPLES = """\b
+Example: msspose ablate ladder --out runs/ladder
+         msspose ablate structure --pictures 49152 --on crowd --on standard
+         msspose ablate ladder --data stores/mpii --pictures 400000 batch_size=16
+"""
+
+
+@app.command(short_help="Train a study's arms under several seeds; compare them.", epilog=ABLATE_EXAMPLES,
+             help=f"Train every arm of a study under several seeds, and say what each brings, with its interval over people and seeds.\n\n"
+                  f"{ABOUT_STUDIES}\n\nEvery training sees as many pictures. A study that was stopped goes on with the same command.")
+def ablate(
+    study: Annotated[Study, typer.Argument(help="which arms")] = Study.ladder,
+    overrides: Annotated[list[str] | None, typer.Argument(
+        metavar="KEY=VALUE", autocompletion=lambda incomplete: complete_setting(incomplete), show_default=False,
+        help="settings of all arms to change, such as sigma=0.7; msspose train --help lists them")] = None,
+    data: Annotated[str, typer.Option(help="people:NAME, a folder of msspose prepare, or annotations",
+                                      autocompletion=complete_data)] = ABLATION.data,
+    out: Annotated[Path, typer.Option(help="folder of the runs, ablation.md and ablation.json")] = Path("runs/ablation"),
+    pictures: Annotated[int, typer.Option(help="that each training sees; of generated people half are mirror images", min=64)] = 98304,
+    seeds: Annotated[int, typer.Option(help="trainings of each arm", min=1)] = 3,
+    on: Annotated[list[str] | None, typer.Option(help="sets of generated people to measure on; default: all")] = None,
+    workers: Annotated[int, typer.Option(help="trainings at a time, one processor core each", min=1)] = 2,
+    as_json: AsJson = False,
+):
+    try: config = configure(replace(ABLATION, data=data), overrides or [])
+    except ValueError as error: raise typer.BadParameter(str(error)) from None
+    result = ablate_arms(out, STUDIES[study.value], config, pictures, seeds, tuple(on or ()), workers, study.value)
+    if result is None:
+        say(f"stopped; what is done is in {out}; the same command goes on from there")
+        raise typer.Exit(130)
+    if as_json: return print(json.dumps(result.to_dict()))
+    print(f"{study.value}: {seeds} seeds of {pictures:,} pictures of {config.data}, percent\n\n{result.to_markdown()}\n\n"
+          f"tables and what they are made of: {out / 'ablation.md'}, {out / 'ablation.json'}")
 
 # %% ../nbs/14_command_line.ipynb #af4056f1
 def main(

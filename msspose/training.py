@@ -76,6 +76,7 @@ class TrainConfig:
     correct: bool = False       # MSR-net answers with a correction of MSS-net's heatmaps
     end_to_end: bool = True     # in stage 3 MSR-net's loss trains MSS-net, too
     structure_weight: float = 1.0  # alpha of eq. 2 in units of 1 / N
+    combine: str = "sum"        # how the structure term joins the heatmaps of a group: sum, max or concat
     sigma: float = 1.0          # standard deviation of the Gaussian targets, in heatmap pixels
     stage1: Stage = Stage(epochs=150)  # MSS-net
     stage2: Stage = Stage()     # MSR-net; MSS-net gets no gradients and is in evaluation mode
@@ -136,7 +137,7 @@ def configure(
 
 # %% ../nbs/11_training.ipynb #a5b9f5d5
 CHOICES = {"optimiser": ("sgd", "rmsprop", "adamw"), "schedule": ("plateau", "cosine"), "device": ("auto", "cpu", "cuda", "mps"),
-           "bad_batches": ("stop", "skip")}
+           "bad_batches": ("stop", "skip"), "combine": ("sum", "max", "concat")}
 ZERO = ("seconds", "weight_decay", "momentum", "warm_up", "seed", "regression_width", "structure_weight", "clip", "ema", "epochs",
         "val_people", "save_every")
 
@@ -422,7 +423,7 @@ class Objective(nn.Module):
         super().__init__()
         if model.msr is not None: model.fix_mss(stage == 2)
         self.network, self.measure, self.stage = model.mss if stage == 1 else model, model.loss, stage
-        self.sigma, self.alpha = config.sigma, config.structure_weight / model.skeleton.n_joints
+        self.sigma, self.alpha, self.combine = config.sigma, config.structure_weight / model.skeleton.n_joints, config.combine
         self.call = torch.compile(self.network, dynamic=False) if config.compile else self.network
 
     def forward(
@@ -433,7 +434,7 @@ class Objective(nn.Module):
     ) -> Tensor:          # scalar: mean over these pictures
         outputs = self.call(images)
         if self.stage == 2: outputs = outputs[-1:]       # the others' loss cannot change
-        return self.measure(outputs, joints, visible, self.sigma, alpha=self.alpha, checked=False)
+        return self.measure(outputs, joints, visible, self.sigma, alpha=self.alpha, combine=self.combine, checked=False)
 
 # %% ../nbs/11_training.ipynb #9fa1d374
 def head_sizes(batch: Batch, skeleton: Skeleton) -> Tensor:

@@ -14,17 +14,17 @@ import json
 import math
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from msspose.ablation import PaintedPeople, joints_found
 from msspose.crops import Loader
 from msspose.data import replacing
-from msspose.evaluation import RULES
-from msspose.people import Batch, People
+from msspose.people import People
 from msspose.regression import LADDER, PoseNet
 from msspose.training import NETWORK, PRESETS, TrainConfig, masked, predict_people
 
@@ -43,39 +43,10 @@ BASE = "hourglass"
 SETTINGS = replace(PRESETS["demo"], regression_width=0, correct=False, end_to_end=True, structure_weight=1.0, sigma=1.0, weight_decay=1e-4)
 
 
-class StoredPeople(People):
-    "The first people of a training split, painted once and shared by all processes."
+class StoredPeople(PaintedPeople):
+    "The first people of a training split, in the same order for every seed."
 
-    def __init__(self, folder: Path, name: str, count: int):
-        super().__init__(name, "train", SETTINGS.size)
-        rows = [f.name for f in fields(Batch) if f.name != "images"]
-        if not (folder / "images.npy").exists(): self.paint(folder, count)
-        self.images = np.load(folder / "images.npy", mmap_mode="r")
-        self.rows = {row: torch.from_numpy(np.load(folder / f"{row}.npy")) for row in rows}
-
-    def paint(self, folder: Path, count: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = [super(StoredPeople, self).batch(range(i, min(i + 128, count))) for i in range(0, count, 128)]
-        for name in (f.name for f in fields(Batch)):
-            values = [getattr(part, name) for part in parts]
-            if name == "images": values = [(value * 255).round().byte() for value in values]
-            most = max(value.shape[1] for value in values) if values[0].ndim > 1 else 0        # people in the picture
-            values = [torch.cat([v, v.new_zeros(len(v), most - v.shape[1], *v.shape[2:])], 1) if most else v for v in values]
-            np.save(folder / f"aside_{name}.npy", torch.cat(values).numpy())
-        for file in sorted(folder.glob("aside_*.npy"), reverse=True): file.rename(folder / file.name.removeprefix("aside_"))
-
-    def batch(self, indices) -> Batch:
-        rows = torch.as_tensor(list(indices)) % 2 ** 30     # the loader gives each seed a stretch of so many people; here all see the first
-        return Batch(torch.from_numpy(self.images[rows.numpy()]).float() / 255, **{name: value[rows] for name, value in self.rows.items()})
-
-
-def correct(predicted: torch.Tensor, truth) -> tuple[np.ndarray, np.ndarray]:
-    "(M,) joints found and joints that count, of each person, by the official rule."
-    rule, names = RULES["official"], truth.skeleton.joints
-    pooled = [j for j, name in enumerate(names) if name not in rule.left_out]
-    near = (predicted - truth.joints).norm(dim=-1) <= rule.threshold * truth.reference[:, None]
-    counts = truth.visible > 0
-    return tuple((which[:, pooled].sum(1)).numpy() for which in (near & counts, counts))
+    def _order(self, seed: int) -> torch.Tensor: return torch.arange(self.count)
 
 
 def rate(progress: float, highest: float = 6e-3, warm_up: float = 0.05) -> float:
@@ -106,11 +77,11 @@ def train(arm: str, seed: int, pictures: int, work: Path) -> Path:
     file = work / f"{arm.replace(' ', '_')}-{pictures}-{seed}.npz"
     if file.exists(): return file
     torch.set_num_threads(1)
-    people, began = StoredPeople(work / f"people-{pictures // 2}", "standard", pictures // 2), time.process_time()
+    people, began = StoredPeople(People("standard", "train", SETTINGS.size), work / "people", pictures // 2), time.process_time()
     model = learn(replace(SETTINGS, **ARMS[arm], seed=seed), people, pictures)
     seconds = time.process_time() - began
     test = People("standard", "test", SETTINGS.size)
-    found, count = correct(*predict_people(model, test, range(len(test))))
+    found, count = joints_found(*predict_people(model, test, range(len(test))), "official")
     with replacing(file) as aside, aside.open("wb") as stream:
         np.savez(stream, found=found, count=count, seconds=seconds, parameters=sum(p.numel() for p in model.parameters()))
     return file
@@ -147,7 +118,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "components", help="folder for pictures and models")
     parser.add_argument("--out", type=Path, default=ROOT / "nbs" / "results" / "components.json")
     chosen = parser.parse_args()
-    StoredPeople(chosen.work / f"people-{chosen.pictures // 2}", "standard", chosen.pictures // 2)     # painted before the others ask
+    StoredPeople(People("standard", "train", SETTINGS.size), chosen.work / "people", chosen.pictures // 2)     # before others ask
     jobs = [(arm, seed) for seed in range(chosen.seeds) for arm in ARMS]
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(train, arm, seed, chosen.pictures, chosen.work): (arm, seed) for arm, seed in jobs}
