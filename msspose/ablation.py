@@ -159,7 +159,7 @@ def difference(
     "Analysis of variance of S trainings crossed with M people; the interval is Student's, with Satterthwaite's degrees of freedom."
     (s, m), share = change.shape, count / count.mean()
     each = 100 * change / count.mean()                                   # points that a person adds, times M
-    points = each.mean()
+    points = float(each.mean())
     rest = each - points * share                                         # a total is a ratio: its linear part
     by_seed, by_person = rest.mean(1), rest.mean(0)
     ms_person = s * by_person.var(ddof=1)
@@ -177,7 +177,7 @@ def difference(
 
 
 def _around(middle: float, variance: float, freedom: float) -> tuple[float, float]:
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance) if variance else 0.0
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) if variance else 0.0
     return middle - half, middle + half
 
 # %% ../nbs/13_ablation.ipynb #ablatn13
