@@ -14,6 +14,7 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Number
@@ -174,8 +175,11 @@ def _in_time(work: Callable, seconds: float) -> tuple[Any, str]:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(lambda: done.put(work()),), daemon=True)
     try: thread.start()
     except RuntimeError: return work(), ""               # a Python in a browser has no threads
-    try: return done.get(timeout=seconds), ""
-    except queue.Empty: why = f"no answer after {seconds:g} seconds, perhaps a loop without an end"
+    end, why = time.monotonic() + seconds, f"no answer after {seconds:g} seconds, perhaps a loop without an end"
+    try:
+        while time.monotonic() < end:                    # a short wait each time: the stop button is only seen between two of them
+            try: return done.get(timeout=0.1), ""
+            except queue.Empty: pass
     except KeyboardInterrupt: why = "interrupted, perhaps in a loop without an end"
     return None, why + _stop(thread)
 
@@ -250,10 +254,13 @@ def picture(
 ) -> Figure | None:       # None: nothing came back, or it cannot be drawn
     "The first case that failed, as it should be and as it is."
     if verdict.miss is None: return None
+    opened = set(plt.get_fignums())
     with plt.rc_context():
         style()
         try: return (exercise.draw or _draw_maps)(*verdict.miss)
         except Exception: return None                    # an answer of a strange kind: the text says what it is
+        finally:
+            for number in set(plt.get_fignums()) - opened: plt.close(number)
 
 # %% ../nbs/reference/checks.ipynb #picture3
 def _panels(titles: list[str], width: float, height: float, rows: int = 1, ticks: bool = False) -> tuple[Figure, list[Axes]]:
@@ -304,7 +311,7 @@ def _draw_maps(case: tuple, expected: Any, got: Any) -> Figure | None:
         ends = (-off, off) if colours == "RdBu_r" else (low, max(high, low + 1e-6))
         ax.imshow(values, cmap=plt.get_cmap(colours).with_extremes(bad="#999999"), vmin=ends[0], vmax=ends[1],
                   aspect="equal" if rows == 1 and w <= 3 * h <= 9 * w else "auto")
-    name = f"part {list(first)}: " if first else ""
+    name = f"map {list(first)}: " if first else ""
     figure.suptitle(f"{name}{int(apart[first].sum())} of {wanted.size} values differ, by up to {off:.3g}", fontsize=11, fontweight="bold")
     return figure
 
