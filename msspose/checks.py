@@ -230,7 +230,7 @@ def _short(value: Any) -> str:
 
 # %% ../nbs/reference/checks.ipynb #7b1d00ac
 def _difference(got: Any, expected: Any) -> str:
-    "What was expected and what came; for large arrays the first place where they part."
+    "What was expected and what came; for large arrays the place where they part most."
     if got is None: return f"expected {_short(expected)}, got None: nothing is returned"
     if type(got) is type(expected) and isinstance(got, (list, tuple)) and len(got) == len(expected):
         for k, (g, e) in enumerate(zip(got, expected, strict=True)):
@@ -242,8 +242,10 @@ def _difference(got: Any, expected: Any) -> str:
             if nans[0] > nans[1]: return f"{nans[0]} of {g.size} values are NaN"
             apart = ~np.isclose(g, e, rtol=1e-4, atol=1e-4, equal_nan=True)
             if apart.any():
-                place = tuple(int(i) for i in np.argwhere(apart)[0])
-                return f"{int(apart.sum())} of {g.size} values differ; at {list(place)} expected {_short(e[place])}, got {_short(g[place])}"
+                far = np.nan_to_num(np.abs(g.astype(complex) - e), nan=0, posinf=np.finfo(float).max)
+                place = tuple(int(i) for i in np.unravel_index(np.where(apart, far, -1).argmax(), far.shape))
+                there = f"expected {_short(e[place])}, got {_short(g[place])}"
+                return f"{int(apart.sum())} of {g.size} values differ, most at {list(place)}: {there}"
     kinds = f" ({type(expected).__name__} wanted, {type(got).__name__} given)" if type(got) is not type(expected) else ""
     return f"expected {_short(expected)}, got {_short(got)}{kinds}"
 
@@ -606,14 +608,14 @@ def _choose_cases():
 
 def _draw_choice(case, expected, got):
     places, heights, neighbour, length, spread = case
-    figure, (ax,) = _panels([f"forearm of {length:g} +- {spread:.3g}: {_RING_AND_CROSS}"], 3.8, 3.8)
-    ax.scatter(*_array(places).T, s=20 + 160 * _array(heights) / float(heights.max()), color=LEFT, alpha=0.6)
+    figure, (ax,) = _panels([f"a forearm of {length:g} +- {spread:.3g}"], 3.8, 4)
+    ax.scatter(*_array(places).T, s=20 + 300 * _array(heights) / float(heights.max()), color=LEFT, alpha=0.6)
     ax.add_patch(Circle(neighbour.tolist(), length, fill=False, color=INK, linestyle=":"))
     ax.plot(*neighbour.tolist(), "s", color=INK)
     _mark(ax, places[expected], places[got])
     ax.set_aspect("equal")
     ax.margins(0.15)
-    ax.set_xlabel("square: the elbow; dotted: a forearm away; discs: as large as their height")
+    ax.set_xlabel(f"square: the elbow, dotted: a forearm away\ndiscs: large where the map is high\n{_RING_AND_CROSS}")
     return figure
 
 EXERCISES["channels_read"] = Exercise(515, (), (
@@ -675,14 +677,14 @@ def _draw_squares(case, expected, got):
     boxes, = case
     k = next(k for k in range(len(boxes)) if not all(same(np.asarray(g)[k], e[k]) for g, e in zip(got, expected, strict=True)))
     left, top, right, bottom = boxes[k]
-    figure, (ax,) = _panels([f"box {k}; green: wanted, dashed: yours"], 3.4, 3.4, ticks=True)
+    figure, (ax,) = _panels([f"box {k}"], 3.4, 3.6, ticks=True)
     ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, color="#cccccc"))
     for (center, side), colour, dashes in ((expected, CENTRE, "-"), (got, RIGHT, "--")):
         ax.add_patch(Rectangle(center[k] - side[k] / 2, side[k], side[k], fill=False, edgecolor=colour, linestyle=dashes, linewidth=2))
     ax.autoscale_view()
     ax.set_aspect("equal")
     ax.invert_yaxis()
-    ax.set(xlabel="x in pixels", ylabel="y in pixels")
+    ax.set(xlabel="x in pixels\ngreen: wanted, dashed: yours", ylabel="y in pixels")
     return figure
 
 EXERCISES["mpii_square"] = Exercise((499.0, 329.0, 500.0), (), (
@@ -709,13 +711,13 @@ def _turned_joints_cases():
 
 def _draw_turned(case, expected, got):
     size = case[2]
-    figure, (ax,) = _panels([f"a sample of {size} pixels, {_RING_AND_CROSS}"], 3.4, 3.4, ticks=True)
+    figure, (ax,) = _panels([f"a sample of {size} pixels"], 3.4, 3.6, ticks=True)
     ax.add_patch(Rectangle((-0.5, -0.5), size, size, fill=False, edgecolor=INK))
     _mark(ax, expected, got)
     ax.autoscale_view()
     ax.set_aspect("equal")
     ax.invert_yaxis()
-    ax.set(xlabel="x in pixels", ylabel="y in pixels")
+    ax.set(xlabel=f"x in pixels\n{_RING_AND_CROSS}", ylabel="y in pixels")
     return figure
 
 EXERCISES["first_pixel"] = Exercise((1.5, 1.5), (), (
@@ -744,7 +746,7 @@ def _drops(scores, patience=8): return len(_drops_after(scores, patience))
 
 def _draw_drops(case, expected, got):
     scores, patience = case
-    figure, (ax,) = _panels([f"patience {patience}: {expected} drops wanted, {_short(got)} counted"], 5, 2.6, ticks=True)
+    figure, (ax,) = _panels([f"patience {patience}, wanted: {expected}, yours: {_short(got)}"], 5, 2.6, ticks=True)
     ax.plot(scores, "o-", color=LEFT)
     for epoch in _drops_after(scores, patience): ax.axvline(epoch, color=CENTRE, linestyle=":")
     ax.set(xlabel="epoch; dotted: the rate falls", ylabel="score in percent")
