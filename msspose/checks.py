@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -87,15 +87,18 @@ class Exercise:
 EXERCISES: dict[str, Exercise] = {}
 
 # %% ../nbs/reference/checks.ipynb #verdict1
-@dataclass(frozen=True)
-class Verdict:
-    "What there is to say about an answer; as text, what a learner reads."
-    status: str                 # "right", "not started" or "not yet"
-    fault: str = ""             # what is wrong, with the first case that shows it
-    hint: str = ""              # one rung of the ladder, and how to reach the next
-    miss: tuple | None = None   # that case, what was expected, what came: for a picture; None where nothing came
-
-    def __str__(self) -> str: return f"not yet: {self.fault}\n{self.hint}" if self.status == "not yet" else self.status
+class Verdict(str):
+    "What a learner reads: right; not started; or not yet, with a hint on a second line. Its parts are attributes."
+    def __new__(
+        cls,
+        status: str,                 # "right", "not started" or "not yet"
+        fault: str = "",             # what is wrong, with the first case that shows it
+        hint: str = "",              # one rung of the ladder, and how to reach the next
+        miss: tuple | None = None,   # that case, what was expected, what came: for a picture; None where nothing came
+    ):
+        verdict = super().__new__(cls, f"not yet: {fault}\n{hint}" if status == "not yet" else status)
+        verdict.status, verdict.fault, verdict.hint, verdict.miss = status, fault, hint, miss
+        return verdict
 
 # %% ../nbs/reference/checks.ipynb #c8dc0123
 def judge(
@@ -111,7 +114,8 @@ def judge(
     if verdict.status != "not yet": return verdict
     many, step = len(exercise.hints), min(max(attempt, 1), len(exercise.hints))
     more = f"run this cell again for hint {step + 1}" if step < many else "the last one; below stands the solution"
-    return replace(verdict, fault=_line(verdict.fault), hint=_line(f"hint {step} of {many}: {exercise.hints[step - 1]} ({more})"))
+    hint = f"hint {step} of {many}: {exercise.hints[step - 1]} ({more})"
+    return Verdict("not yet", _line(verdict.fault), _line(hint), verdict.miss)
 
 # %% ../nbs/reference/checks.ipynb #cbb21b3e
 _attempts: dict[str, int] = {}   # wrong answers so far, by exercise: the rung of the ladder
