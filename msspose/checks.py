@@ -5,20 +5,36 @@
 # %% ../nbs/reference/checks.ipynb #2e3fee3e
 from __future__ import annotations
 
+import builtins
+import contextvars
 import copy
+import ctypes
 import difflib
+import os
+import queue
+import re
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
+import matplotlib.patheffects as effects
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 
+from .drawing import CENTRE, INK, LEFT, RIGHT, show_poses, style
+from .heatmaps import encode
 from .skeleton import LSP, MPII, standing
 
 # %% auto #0
-__all__ = ['EXERCISES', 'same', 'Exercise', 'judge', 'check']
+__all__ = ['EXERCISES', 'same', 'Exercise', 'Verdict', 'judge', 'check', 'picture', 'progress_file', 'progress']
 
 # %% ../nbs/reference/checks.ipynb #4e24ece9
 def _array_like(value: Any) -> bool:
@@ -60,6 +76,8 @@ class Exercise:
     cases: tuple | Callable     # argument tuples, or a function that makes them when they are needed; () for a value
     hints: tuple[str, ...]      # one more explicit than the other; a further attempt reads the next
     same: Callable[[Any, Any], bool] = same  # decides whether got and expected agree
+    chapter: str = ""           # where it is asked, "02 heatmaps": `progress` counts by chapter
+    draw: Callable[[tuple, Any, Any], Figure | None] | None = None   # of case, expected, got; None: arrays are drawn as maps
 
     def __post_init__(self):
         if isinstance(self.hints, str) or not self.hints: raise ValueError("hints: expected a tuple of at least one text")
@@ -68,20 +86,36 @@ class Exercise:
 
 EXERCISES: dict[str, Exercise] = {}
 
+# %% ../nbs/reference/checks.ipynb #verdict1
+class Verdict(str):
+    "What a learner reads: right; not started; or not yet, with a hint on a second line. Its parts are attributes."
+    def __new__(
+        cls,
+        status: str,                 # "right", "not started" or "not yet"
+        fault: str = "",             # what is wrong, with the first case that shows it
+        hint: str = "",              # one rung of the ladder, and how to reach the next
+        miss: tuple | None = None,   # that case, what was expected, what came: for a picture; None where nothing came
+    ):
+        verdict = super().__new__(cls, f"not yet: {fault}\n{hint}" if status == "not yet" else status)
+        verdict.status, verdict.fault, verdict.hint, verdict.miss = status, fault, hint, miss
+        return verdict
+
 # %% ../nbs/reference/checks.ipynb #c8dc0123
 def judge(
     exercise: Exercise,
-    answer: Any,          # a function where the reference is one, else a value; None or ... is not started
-    attempt: int = 1,     # how many times it was wrong before, plus one: chooses the hint
-) -> str:                 # "right", "not started", or "not yet: ..."
+    answer: Any,           # a function where the reference is one, else a value; None or ... is not started
+    attempt: int = 1,      # how many times it was wrong before, plus one: chooses the hint
+    seconds: float = 20,   # for all cases together; then it is stopped
+) -> Verdict:
     "What to say about an answer, whatever it is and whatever it does."
-    try: fault = _fault(exercise, answer)
-    except NotImplementedError: return "not started"
-    except BaseException as error: fault = f"it cannot be compared: {_error(error)}"   # an object that fights back, say
-    if fault is None: return "right"
-    if fault == "not started": return fault
-    step = min(max(attempt, 1), len(exercise.hints))
-    return _line(f"not yet: {fault}. Hint {step} of {len(exercise.hints)}: {exercise.hints[step - 1]}")
+    at = [""]                                            # the case that is being tried: known even if it never comes back
+    verdict, late = _in_time(lambda: _examined(exercise, answer, at), seconds)
+    if late: verdict = Verdict("not yet", at[0] + late)
+    if verdict.status != "not yet": return verdict
+    many, step = len(exercise.hints), min(max(attempt, 1), len(exercise.hints))
+    more = f"run this cell again for hint {step + 1}" if step < many else "the last one; below stands the solution"
+    hint = f"hint {step} of {many}: {exercise.hints[step - 1]} ({more})"
+    return Verdict("not yet", _line(verdict.fault), _line(hint), verdict.miss)
 
 # %% ../nbs/reference/checks.ipynb #cbb21b3e
 _attempts: dict[str, int] = {}   # wrong answers so far, by exercise: the rung of the ladder
@@ -90,43 +124,76 @@ def check(
     name: str,    # of the exercise; a wrong one is answered with the nearest
     answer: Any,  # what the reader wrote
 ) -> None:
-    "Print one line about an answer: not started, not yet with a case and a hint, or right. Never raises."
+    "Say about an answer: not started; not yet, with a case, a picture where it helps, and a hint; or right. Never raises."
     exercise = EXERCISES.get(name) if isinstance(name, str) else None
     if exercise is None:
         nearest = difflib.get_close_matches(name if isinstance(name, str) else "", EXERCISES, n=1, cutoff=0)
         return print(f"no exercise {_short(name)}" + (f"; the nearest is {nearest[0]!r}" if nearest else ""))
     verdict = judge(exercise, answer, _attempts.get(name, 0) + 1)
-    if verdict == "right": _attempts.pop(name, None)
-    elif verdict != "not started": _attempts[name] = _attempts.get(name, 0) + 1
     print(verdict)
+    if verdict.status == "right":
+        _attempts.pop(name, None)
+        trouble = _keep(name)
+        if trouble: print(trouble)
+    elif verdict.status == "not yet":
+        _attempts[name] = _attempts.get(name, 0) + 1
+        figure, show = picture(exercise, verdict), getattr(builtins, "display", None)   # IPython's; a plain Python has none
+        if figure and show: show(figure)
 
 # %% ../nbs/reference/checks.ipynb #740b99e2
-def _fault(exercise: Exercise, answer: Any) -> str | None:
-    "The first thing that is wrong with an answer, or None."
-    if answer is None or answer is ...: return "not started"
-    if not callable(exercise.reference):
-        if callable(answer): return "this asks for a value, and got a function"
-        return None if exercise.same(answer, exercise.reference) else f"{_short(answer)} is not it"
-    if not callable(answer): return f"this asks for a function, and got {_short(answer)}; pass its name without parentheses"
-    for case in exercise.cases() if callable(exercise.cases) else exercise.cases:
-        fault = _fault_in(exercise, answer, case)
-        if fault: return fault
-    return None
+def _examined(exercise: Exercise, answer: Any, at: list[str]) -> Verdict:
+    "The verdict, as yet without a hint; `at` tells which case is being tried."
+    try:
+        if answer is None or answer is ...: return Verdict("not started")
+        if not callable(exercise.reference):
+            if callable(answer): return Verdict("not yet", "this asks for a value, and got a function")
+            return Verdict("right") if exercise.same(answer, exercise.reference) else Verdict("not yet", f"{_short(answer)} is not it")
+        if not callable(answer):
+            return Verdict("not yet", f"this asks for a function, and got {_short(answer)}; pass its name without parentheses")
+        for case in exercise.cases() if callable(exercise.cases) else exercise.cases:
+            at[0] = f"for {', '.join(map(_short, case))}: " if case else ""
+            wrong = _tried(exercise, answer, case, at[0])
+            if wrong: return wrong
+        return Verdict("right")
+    except NotImplementedError: return Verdict("not started")
+    except BaseException as error: return Verdict("not yet", f"it cannot be compared: {_error(error)}")   # an object that fights back
 
-def _fault_in(exercise: Exercise, answer: Callable, case: tuple) -> str | None:
+def _tried(exercise: Exercise, answer: Callable, case: tuple, where: str) -> Verdict | None:
     "What an answer does wrong with one case; it works on a copy, so that it can spoil nothing."
     given, kept = copy.deepcopy(case), copy.deepcopy(case)
-    where = f"for {', '.join(map(_short, kept))}: " if kept else ""
     expected = exercise.reference(*copy.deepcopy(case))
     try: got = answer(*given)
     except NotImplementedError: raise
-    except KeyboardInterrupt: return f"{where}interrupted, perhaps in a loop without an end"
-    except RecursionError: return f"{where}it calls itself without an end"
-    except BaseException as error: return f"{where}{_error(error)}"   # SystemExit too: the reader's cell must survive
-    if not exercise.same(got, expected): return f"{where}{_difference(got, expected)}"
+    except KeyboardInterrupt: return Verdict("not yet", f"{where}interrupted, perhaps in a loop without an end")
+    except RecursionError: return Verdict("not yet", f"{where}it calls itself without an end")
+    except BaseException as error: return Verdict("not yet", where + _error(error))   # SystemExit too: the reader's cell must survive
+    if not exercise.same(got, expected): return Verdict("not yet", where + _difference(got, expected), miss=(kept, expected, got))
     changed = [k for k, (a, b) in enumerate(zip(given, kept, strict=True)) if not _untouched(a, b)]
-    if changed: return f"{where}the result is right, but argument {changed[0] + 1} was changed on the way; work on a copy"
-    return None
+    if not changed: return None
+    return Verdict("not yet", f"{where}the result is right, but argument {changed[0] + 1} was changed on the way; work on a copy")
+
+# %% ../nbs/reference/checks.ipynb #intime02
+def _in_time(work: Callable, seconds: float) -> tuple[Any, str]:
+    "What a function returns, and nothing; or nothing, and why."
+    done = queue.SimpleQueue()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(lambda: done.put(work()),), daemon=True)
+    try: thread.start()
+    except RuntimeError: return work(), ""               # a Python in a browser has no threads
+    end, why = time.monotonic() + seconds, f"no answer after {seconds:g} seconds, perhaps a loop without an end"
+    try:
+        while time.monotonic() < end:                    # a short wait each time: the stop button is only seen between two of them
+            try: return done.get(timeout=0.1), ""
+            except queue.Empty: pass
+    except KeyboardInterrupt: why = "interrupted, perhaps in a loop without an end"
+    return None, why + _stop(thread)
+
+def _stop(thread: threading.Thread) -> str:
+    "Raise SystemExit inside a thread, and say so where that does not help."
+    for _ in range(10):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        thread.join(0.1)
+        if not thread.is_alive(): return ""
+    return "; it does not let itself be stopped and goes on in the background: restart the kernel"
 
 # %% ../nbs/reference/checks.ipynb #5f911d5f
 def _untouched(a: Any, b: Any) -> bool:
@@ -167,7 +234,7 @@ def _short(value: Any) -> str:
 
 # %% ../nbs/reference/checks.ipynb #7b1d00ac
 def _difference(got: Any, expected: Any) -> str:
-    "What was expected and what came; for large arrays the first place where they part."
+    "What was expected and what came; for large arrays the place where they part most."
     if got is None: return f"expected {_short(expected)}, got None: nothing is returned"
     if type(got) is type(expected) and isinstance(got, (list, tuple)) and len(got) == len(expected):
         for k, (g, e) in enumerate(zip(got, expected, strict=True)):
@@ -179,10 +246,137 @@ def _difference(got: Any, expected: Any) -> str:
             if nans[0] > nans[1]: return f"{nans[0]} of {g.size} values are NaN"
             apart = ~np.isclose(g, e, rtol=1e-4, atol=1e-4, equal_nan=True)
             if apart.any():
-                place = tuple(int(i) for i in np.argwhere(apart)[0])
-                return f"{int(apart.sum())} of {g.size} values differ; at {list(place)} expected {_short(e[place])}, got {_short(g[place])}"
+                far = np.nan_to_num(np.abs(g.astype(complex) - e), nan=0, posinf=np.finfo(float).max)
+                place = tuple(int(i) for i in np.unravel_index(np.where(apart, far, -1).argmax(), far.shape))
+                there = f"expected {_short(e[place])}, got {_short(g[place])}"
+                return f"{int(apart.sum())} of {g.size} values differ, most at {list(place)}: {there}"
     kinds = f" ({type(expected).__name__} wanted, {type(got).__name__} given)" if type(got) is not type(expected) else ""
     return f"expected {_short(expected)}, got {_short(got)}{kinds}"
+
+# %% ../nbs/reference/checks.ipynb #picture2
+def picture(
+    exercise: Exercise,
+    verdict: Verdict,     # on an answer to it
+) -> Figure | None:       # None: nothing came back, or it cannot be drawn
+    "The first case that failed, as it should be and as it is."
+    if verdict.miss is None: return None
+    opened = set(plt.get_fignums())
+    with plt.rc_context():
+        style()
+        try: return (exercise.draw or _draw_maps)(*verdict.miss)
+        except Exception: return None                    # an answer of a strange kind: the text says what it is
+        finally:
+            for number in set(plt.get_fignums()) - opened: plt.close(number)
+
+# %% ../nbs/reference/checks.ipynb #picture3
+def _panels(titles: list[str], width: float, height: float, rows: int = 1, ticks: bool = False) -> tuple[Figure, list[Axes]]:
+    "Empty panels, one per title, in a figure that no later plt.show() will show again."
+    figure, axes = plt.subplots(rows, len(titles) // rows, figsize=(width * len(titles) / rows, height * rows), squeeze=False,
+                                layout="constrained")
+    plt.close(figure)
+    for ax, title in zip(axes.flat, titles, strict=True):
+        ax.set_title(title, loc="center", fontsize=10)
+        if not ticks: ax.set(xticks=[], yticks=[])
+        ax.grid(ticks)
+    return figure, list(axes.flat)
+
+def _mark(ax: Axes, wanted, got) -> None:
+    "A ring where something should be, a cross where it was put; (..., 2) x, y each."
+    halo = [effects.Stroke(linewidth=4.5, foreground="white"), effects.Normal()]
+    for places, marker, colour in ((wanted, "o", CENTRE), (got, "x", RIGHT)):
+        x, y = _array(places).astype(float).reshape(-1, 2).T
+        ax.plot(x, y, marker, markersize=9, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=2.2, path_effects=halo,
+                zorder=6)
+
+_RING_AND_CROSS = "ring: wanted, cross: yours"
+
+def _first(expected: Any, got: Any) -> tuple[int, ...]:
+    "Where two arrays of one shape differ first."
+    wanted, came = _array(expected), _array(got)
+    return tuple(int(i) for i in np.argwhere(~np.isclose(wanted, came, rtol=1e-4, atol=1e-4, equal_nan=True))[0])
+
+def _part(expected: Any, got: Any) -> tuple[Any, Any]:
+    "Of several results, the first that differs."
+    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
+        for e, g in zip(expected, got, strict=True):
+            if not same(g, e): return _part(e, g)
+    return expected, got
+
+def _draw_maps(case: tuple, expected: Any, got: Any) -> Figure | None:
+    "The first map in which an answer differs, beside the one that is wanted."
+    wanted, came = (np.atleast_2d(_array(part).astype(float)) for part in _part(expected, got))
+    if wanted.shape != came.shape or wanted.size < 9 or wanted.shape[-1] < 3: return None
+    apart = ~np.isclose(wanted, came, rtol=1e-4, atol=1e-4, equal_nan=True)
+    first = tuple(int(i) for i in np.argwhere(apart)[0][:-2])
+    wanted, came = wanted[first], came[first]
+    (h, w), low, high = wanted.shape, np.nanmin(wanted), np.nanmax(wanted)
+    rows = 3 if w > 3 * h else 1
+    figure, axes = _panels(["wanted", "yours", "yours - wanted"], 5.4 if rows == 3 else 2.1, 0.7 if rows == 3 else 2.3, rows)
+    off = max(float(np.nanmax(np.abs(came - wanted), initial=0)), 1e-6)
+    for ax, values, colours in zip(axes, (wanted, came, came - wanted), ("magma", "magma", "RdBu_r"), strict=True):
+        ends = (-off, off) if colours == "RdBu_r" else (low, max(high, low + 1e-6))
+        ax.imshow(values, cmap=plt.get_cmap(colours).with_extremes(bad="#999999"), vmin=ends[0], vmax=ends[1],
+                  aspect="equal" if rows == 1 and w <= 3 * h <= 9 * w else "auto")
+    name = f"map {list(first)}: " if first else ""
+    figure.suptitle(f"{name}{int(apart[first].sum())} of {wanted.size} values differ, by up to {off:.3g}", fontsize=11, fontweight="bold")
+    return figure
+
+# %% ../nbs/reference/checks.ipynb #progres2
+_unkept: set[str] = set()   # solved where no file could take it: known until the kernel ends
+
+def progress_file() -> Path:
+    "Where solved exercises are kept: the file that MSSPOSE_PROGRESS names, or progress.txt in .cache/msspose of the home folder."
+    return Path(os.environ.get("MSSPOSE_PROGRESS") or Path.home() / ".cache" / "msspose" / "progress.txt").expanduser()
+
+def progress() -> None:
+    "Show which exercises are solved, chapter by chapter. Never raises."
+    solved, trouble = _solved()
+    chapters = {}
+    for name, exercise in EXERCISES.items(): chapters.setdefault(exercise.chapter or "elsewhere", []).append(name)
+    for chapter, names in sorted(chapters.items()):
+        still = [name for name in names if name not in solved]
+        print(f"{chapter:16} {len(names) - len(still)} of {len(names)}" + (f"   open: {', '.join(still)}" if still else "   all solved"))
+    print(f"{'together':16} {len(solved & EXERCISES.keys())} of {len(EXERCISES)}")
+    unknown = len(solved - EXERCISES.keys())
+    if unknown: print(f"and {unknown} that this version of msspose does not have")
+    if trouble: print(trouble)
+
+# %% ../nbs/reference/checks.ipynb #progres3
+_SOLVED = re.compile(r"solved (\w+)")
+
+def _read(content: bytes) -> tuple[set[str], int]:
+    "The names in a file of progress, and how many of its lines make no sense."
+    lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    found = [_SOLVED.fullmatch(line) for line in lines]
+    return {match[1] for match in found if match}, found.count(None)
+
+def _solved() -> tuple[set[str], str]:
+    "What is solved, and what is wrong with the file."
+    try: names, damaged = _read(progress_file().read_bytes())
+    except FileNotFoundError: return set(_unkept), ""
+    except (OSError, RuntimeError) as error: return set(_unkept), f"what earlier sessions solved cannot be read: {_error(error)}"
+    what = "1 line of the file of progress is damaged" if damaged == 1 else f"{damaged} lines of the file of progress are damaged"
+    return names | _unkept, f"{what}, and left out" if damaged else ""
+
+def _keep(name: str) -> str:
+    "Add a solved exercise to the file; returns what went wrong."
+    try:
+        file = progress_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a+b") as kept:                  # appended: nothing that stands there can be lost
+            kept.seek(0)
+            content = kept.read()
+            torn = b"" if content.endswith(b"\n") or not content else b"\n"
+            if name not in _read(content)[0]: kept.write(torn + f"solved {name}\n".encode())
+    except (OSError, RuntimeError) as error:
+        _unkept.add(name)
+        return f"(solved, but that could not be kept: {_error(error)}; MSSPOSE_PROGRESS names another file)"
+    return ""
+
+# %% ../nbs/reference/checks.ipynb #within01
+def within(tolerance: float) -> Callable[[Any, float], bool]:
+    "Sameness for a prediction: any single number that is near enough."
+    return lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= tolerance
 
 # %% ../nbs/reference/checks.ipynb #e0f496f5
 def _mirror_pose(joints, visible, width, skeleton):
@@ -196,15 +390,21 @@ def _mirror_cases():
     tilted = standing(MPII, 64) + np.arange(16, dtype=np.float32)[:, None] * (0.5, 0.25)
     return [(tilted.astype(np.float32), seen[MPII], 64, MPII), (standing(LSP, 100), seen[LSP], 100, LSP)]
 
+def _draw_mirrored(case, expected, got):
+    joints, visible, width, skeleton = case
+    seen = [visible, expected[1], got[1]]
+    return show_poses([joints, expected[0], got[0]], seen, skeleton, [f"given, {width} pixels wide", "wanted", "yours"], size=2)
+
 EXERCISES["flic_to_mpii"] = Exercise(10, (), (
     "compare the two lists of names: which of FLIC's joints does MPII have?",
     "there are 8 of them; but two joints of MPII can be made from others",
-    "8 with the same name, and a pelvis and a thorax from hips and shoulders"))
+    "8 with the same name, and a pelvis and a thorax from hips and shoulders"), chapter="00 skeleton")
 
 EXERCISES["mirror_pose"] = Exercise(_mirror_pose, _mirror_cases, (
     "a mirror does two things to a pose: it moves every joint, and it changes the name of most of them",
     "the last column of a picture of width 64 is 63; where does column 0 go?",
-    "rows first: joints[list(skeleton.flip)] and visible[list(skeleton.flip)]; then x becomes width - 1 - x, in a copy"))
+    "rows first: joints[list(skeleton.flip)] and visible[list(skeleton.flip)]; then x becomes width - 1 - x, in a copy"),
+    chapter="00 skeleton", draw=_draw_mirrored)
 
 # %% ../nbs/reference/checks.ipynb #5c1b7e90
 def _nearest_wins(pixel, z, value, size):
@@ -222,12 +422,12 @@ def _nearest_wins_cases():
 EXERCISES["larger_picture"] = Exercise(41.5, (), (
     "a joint is not a pixel's number but a place: how far is it from the left edge of the picture?",
     "pixel 0 has its centre at 0, so the edge is at -0.5, in every size",
-    "10.5 small pixels from the edge are 42 others; count again from the centre of pixel 0"))
+    "10.5 small pixels from the edge are 42 others; count again from the centre of pixel 0"), chapter="01 people")
 
 EXERCISES["nearest_wins"] = Exercise(_nearest_wins, _nearest_wins_cases, (
     "two steps: which depth is the smallest at each pixel, then whose depth was that?",
     "torch.full((size,), torch.inf).scatter_reduce(0, pixel, z, 'amin') holds the smallest depth of each pixel",
-    "a candidate is seen where z == nearest[pixel]; write value[seen] to image[pixel[seen]], into zeros"))
+    "a candidate is seen where z == nearest[pixel]; write value[seen] to image[pixel[seen]], into zeros"), chapter="01 people")
 
 # %% ../nbs/reference/checks.ipynb #c02code0
 def _soft_argmax(heatmaps, beta):
@@ -242,16 +442,40 @@ def _soft_argmax_cases():
     spike = torch.zeros(1, 1, 8, 8); spike[0, 0, 2, 5] = 1
     return [(spike, 100.0), (wide, 10.0), (wide, 1.0), (200 * wide, 5.0)]   # the last overflows exp where softmax does not
 
+def _draw_centres(case, expected, got):
+    heatmaps, beta = case
+    b, n, _ = _first(expected, got)
+    figure, (ax,) = _panels([f"map [{b}, {n}], beta {beta:g}"], 3, 3)
+    ax.imshow(_array(heatmaps[b, n]), cmap="magma")
+    _mark(ax, expected[b, n], got[b, n])
+    ax.set_xlabel(_RING_AND_CROSS)
+    return figure
+
+def _encode_cases():
+    def case(*xy, seen=None, size=16, sigma=1.0):
+        return torch.tensor([xy]), torch.tensor([seen or [2] * len(xy)], dtype=torch.uint8), size, sigma
+    two = torch.cat([case((3.0, 9.5))[0], case((12.5, 1.25))[0]])
+    return [case((4.0, 11.0)), case((7.3, 2.6)), case((5.0, 5.0), (9.0, 3.0), (2.0, 8.0), seen=[2, 1, 0]),   # occluded is annotated, too
+            case((20.0, 8.0), (-1.0, 3.0)), case((6.0, 9.0), size=24, sigma=2.0), (two, torch.ones(2, 1), 12, 0.75)]
+
+EXERCISES["encode"] = Exercise(encode, _encode_cases, (
+    "for each pixel, how far is it from the joint? The height falls with the square of that distance",
+    "exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * sigma ** 2)) at every pixel: rows are y, columns are x; nothing is rounded or scaled",
+    "a map is zero where visible == 0, not where it is 1; as an outer product: gauss = torch.exp(-(torch.arange(size) - "
+    "joints[..., None]) ** 2 / (2 * sigma ** 2)), then gauss[:, :, 1, :, None] * gauss[:, :, 0, None, :]"),
+    chapter="02 heatmaps")
+
 EXERCISES["soft_argmax"] = Exercise(_soft_argmax, _soft_argmax_cases, (
     "the softmax runs over all pixels of a map together, not over rows or columns",
     "heatmaps.flatten(2).softmax(-1) makes weights that sum to 1; with their shape restored, their sum over rows is a distribution over x",
-    "x = (weights.sum(2) * torch.arange(width)).sum(-1), y the same with sum(3) and height, then torch.stack([x, y], -1)"))
+    "x = (weights.sum(2) * torch.arange(width)).sum(-1), y the same with sum(3) and height, then torch.stack([x, y], -1)"),
+    chapter="02 heatmaps", draw=_draw_centres)
 
 EXERCISES["heatmap_size"] = Exercise(32, (), (
     "how many pixels of the map is a tenth of the head now?",
     "0.32 pixels; which part of a pixel lies within 0.32 of its centre?",
     "a disc of radius 0.32 fits into the pixel, and its area is pi times 0.32 squared"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 2)
+    within(2), chapter="02 heatmaps")
 
 # %% ../nbs/reference/checks.ipynb #941c2711
 def _receptive_field(layers):
@@ -266,13 +490,14 @@ EXERCISES["receptive_field"] = Exercise(_receptive_field, (
     ([(7, 2), (3, 1), (2, 2), (3, 1), (3, 1)],)), (
     "without strides, a kernel of k adds k - 1 to what was seen before",
     "after a stride of 2, two neighbouring pixels of the map lie 2 pixels of the image apart: what does a 3x3 add there?",
-    "keep two numbers, field = 1 and distance = 1; per layer field += (kernel - 1) * distance, and only then distance *= stride"))
+    "keep two numbers, field = 1 and distance = 1; per layer field += (kernel - 1) * distance, and only then distance *= stride"),
+    chapter="03 hourglass")
 
 EXERCISES["cost_of_zeros"] = Exercise(4 * np.pi, (), (
     "the page says what it costs with a sigma of 1; what happens to the sum over a plane when everything on it is twice as wide?",
     "twice as wide and twice as high: the area counts, not the width",
     "the sum of the squares of a Gaussian is pi times sigma squared"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.2)
+    within(0.2), chapter="03 hourglass")
 
 # %% ../nbs/reference/checks.ipynb #c04code0
 def _descend(scales):
@@ -292,17 +517,26 @@ def _descend_cases():
     below_zero = [-1 - level for level in pyramids(8, 4, 3)]
     return [(nested,), ([spike],), (pyramids(4, 8, 2),), (pyramids(16, 8, 3),), (pyramids(32, 32, 4),), (below_zero,)]
 
+def _draw_search(case, expected, got):
+    scales, = case
+    figure, axes = _panels([f"{len(level)} x {level.shape[1]}" for level in scales], 2, 2.3)
+    for k, (ax, level) in enumerate(zip(axes, scales, strict=True)):
+        ax.imshow(_array(level), cmap="magma")
+        _mark(ax, [int(v) >> k for v in expected], [int(v) >> k for v in got])
+    figure.suptitle(f"the search goes from right to left ({_RING_AND_CROSS})", fontsize=10)
+    return figure
+
 EXERCISES["descend"] = Exercise(_descend, _descend_cases, (
     "the coarsest map is the last of the list: its highest pixel is where the search begins, and no other place is ever looked at again",
     "pixel (x, y) of one map covers columns 2x and 2x + 1, rows 2y and 2y + 1, of the next finer one",
     "window = level[2 * y:2 * y + 2, 2 * x:2 * x + 2]; divmod(int(window.argmax()), 2) gives the row and the column to add; "
-    "the answer is (x, y), column first"))
+    "the answer is (x, y), column first"), chapter="04 supervision", draw=_draw_search)
 
 EXERCISES["peak_of_average"] = Exercise(2 * np.pi / 256, (), (
     "the mean over a cell is what its pixels sum to, divided by how many they are",
     "1/16 along x and 1/16 along y: how many pixels of the finest map are in a cell?",
     "all of the Gaussian, 2 pi, over 256 pixels"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.001)
+    within(0.001), chapter="04 supervision")
 
 # %% ../nbs/reference/checks.ipynb #c05code0
 def _structure_gradient(residuals, groups, alpha):
@@ -319,12 +553,12 @@ EXERCISES["price_of_zeros"] = Exercise(3.25, (), (
     "the residuals are the true spots; what is the cross term of two spots at different places?",
     "each joint is paid once in the first term and, in the second, once per group that it is in; both with the same weight 1 / 16",
     "the groups have 36 members in all: what is 1 + 36 / 16?"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.05)
+    within(0.05), chapter="05 structure")
 
 EXERCISES["structure_gradient"] = Exercise(_structure_gradient, _structure_gradient_cases, (
     "the loss is a square: where does the 2 go?",
     "first the residual of each group, A @ residuals; then each joint collects those of all groups that it is in, a product with A.T",
-    "2 * (residuals / N + alpha * A.T @ A @ residuals), with A[n, m] = 1 where joint m is in group n"))
+    "2 * (residuals / N + alpha * A.T @ A @ residuals), with A[n, m] = 1 where joint m is in group n"), chapter="05 structure")
 
 # %% ../nbs/reference/checks.ipynb #c06code0
 def _along_limbs(joints, visible, limbs, n):
@@ -340,16 +574,27 @@ def _along_limbs_cases():
     crowd = 64 * torch.rand(3, 16, 2, generator=generator), torch.randint(0, 3, (3, 16), generator=generator).to(torch.uint8), MPII.limbs, 5
     return [line, half, crowd]
 
+def _draw_along(case, expected, got):
+    joints, _, limbs, _ = case
+    differ = [k for k in range(len(joints)) if not all(same(g[k], e[k]) for g, e in zip(got, expected, strict=True))]
+    figure, (ax,) = _panels([f"person {differ[0]}, {_RING_AND_CROSS}"], 4, 3.6)
+    for limb in limbs: ax.plot(*_array(joints[differ[0], list(limb)]).T, color=INK, alpha=0.4, linewidth=1.5)
+    _mark(ax, *(points[differ[0]][known[differ[0]] > 0] for points, known in (expected, got)))
+    ax.set_aspect("equal")
+    ax.invert_yaxis()
+    return figure
+
 EXERCISES["free_share"] = Exercise(100 * (1 - 96 ** 2 / 225 ** 2), (), (
     "two squares: one of the places at which the patch fits, one of those that the joint forbids; how large are they?",
     "the corner of a patch of 32 has 256 - 32 + 1 places along a side; its middle stays one and a half sides away from the joint",
     "225 by 225 places fit, 96 by 96 of them are forbidden"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 1)
+    within(1), chapter="06 masking")
 
 EXERCISES["along_limbs"] = Exercise(_along_limbs, _along_limbs_cases, (
     "a point on a limb is a mixture of its two ends; which n mixtures are evenly spaced, with both ends in?",
     "first, second = torch.tensor(limbs).T gives two lists of joints; joints[:, first, None] has the shape (B, limbs, 1, 2)",
-    "torch.lerp(joints[:, first, None], joints[:, second, None], torch.linspace(0, 1, n)[:, None]); known: both ends above 0"))
+    "torch.lerp(joints[:, first, None], joints[:, second, None], torch.linspace(0, 1, n)[:, None]); known: both ends above 0"),
+    chapter="06 masking", draw=_draw_along)
 
 # %% ../nbs/reference/checks.ipynb #7c07a1d5
 def _choose(places, heights, neighbour, length, spread):
@@ -365,15 +610,27 @@ def _choose_cases():
             (row(10, 4), t([0.1, 0.5]), origin, 10.0, 2.0), (row(10, 14), t([0.1, 0.5]), origin, 10.0, 4.0),
             (t([[45.0, 20.0], [33.0, 56.0]]), t([0.4, 0.4]), t([40.0, 20.0]), 36.0, 5.0), crowd]
 
+def _draw_choice(case, expected, got):
+    places, heights, neighbour, length, spread = case
+    figure, (ax,) = _panels([f"a forearm of {length:g} +- {spread:.3g}"], 3.8, 4)
+    ax.scatter(*_array(places).T, s=20 + 300 * _array(heights) / float(heights.max()), color=LEFT, alpha=0.6)
+    ax.add_patch(Circle(neighbour.tolist(), length, fill=False, color=INK, linestyle=":"))
+    ax.plot(*neighbour.tolist(), "s", color=INK)
+    _mark(ax, places[expected], places[got])
+    ax.set_aspect("equal")
+    ax.margins(0.15)
+    ax.set_xlabel(f"square: the elbow, dotted: a forearm away\ndiscs: large where the map is high\n{_RING_AND_CROSS}")
+    return figure
+
 EXERCISES["channels_read"] = Exercise(515, (), (
     "how many heatmaps does one stack make, over all its scales?",
     "64 maps of each of eight stacks, all enlarged to one size",
-    "and one more thing besides heatmaps is read: how many colours has it?"))
+    "and one more thing besides heatmaps is read: how many colours has it?"), chapter="07 regression")
 
 EXERCISES["choose"] = Exercise(_choose, _choose_cases, (
     "two numbers per candidate, one of its height and one of its distance to the neighbour; their sum decides",
     "(places - neighbour).norm(dim=-1) holds the distances; heights.log() the first term",
-    "int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())"))
+    "int((heights.log() - (distance - length) ** 2 / (2 * spread ** 2)).argmax())"), chapter="07 regression", draw=_draw_choice)
 
 # %% ../nbs/reference/checks.ipynb #c08code0
 def _paired_interval(found_a, found_b, annotated, times):
@@ -389,16 +646,27 @@ def _paired_interval_cases():
         return found_a, found_a + dice.binomial(annotated - found_a, 0.3), annotated, times
     return [(np.array([1, 2]), np.array([2, 3]), np.array([4, 4]), np.array([[1, 1], [2, 0], [0, 2]])), of(5, 40), of(60, 400)]
 
+def _draw_interval(case, expected, got):
+    found_a, found_b, annotated, times = case
+    figure, (ax,) = _panels([f"b - a in {len(times)} drawn sets"], 4.5, 2.4, ticks=True)
+    ax.hist(100 * (times @ found_b - times @ found_a) / (times @ annotated), bins=min(len(times), 30), color="#cccccc")
+    for ends, colour, dashes, name in ((expected, CENTRE, "-", "wanted"), (got, RIGHT, "--", "yours")):
+        for k, end in enumerate(ends): ax.axvline(float(end), color=colour, linestyle=dashes, label=None if k else name)
+    ax.set(xlabel="difference in percent", ylabel="sets")
+    ax.legend()
+    return figure
+
 EXERCISES["gaussian_pck"] = Exercise(100 * (1 - np.exp(-2)), (), (
     "95 % is right for one coordinate; here two have to be small together",
     "the squared distance is the sum of two squared Gaussians: how often does it exceed four variances?",
     "a distance exceeds r with probability exp(-r * r / (2 * sigma * sigma)); r is two sigma"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.6)
+    within(0.6), chapter="08 evaluation")
 
 EXERCISES["paired_interval"] = Exercise(_paired_interval, _paired_interval_cases, (
     "one percentage per drawn set, not per person: first the sums over the people of the set, then the ratio",
     "times @ found_b holds how many joints b has found in each set; paired means that a is summed over the same set",
-    "np.quantile(100 * (times @ found_b - times @ found_a) / (times @ annotated), (0.025, 0.975))"))
+    "np.quantile(100 * (times @ found_b - times @ found_a) / (times @ annotated), (0.025, 0.975))"),
+    chapter="08 evaluation", draw=_draw_interval)
 
 # %% ../nbs/reference/checks.ipynb #c09code0
 def _square_of_corners(boxes):
@@ -409,10 +677,29 @@ def _square_of_corners_cases():
     many = np.random.default_rng(0).uniform(0, 200, (9, 2, 2)).cumsum(1).reshape(9, 4)
     return [(np.array([[3.0, 3, 3, 3]]),), (np.array([[0.0, 0, 9, 19], [-5, 2, 30, 8]]),), (many,)]
 
+def _draw_squares(case, expected, got):
+    boxes, = case
+    k = next(k for k in range(len(boxes)) if not all(same(np.asarray(g)[k], e[k]) for g, e in zip(got, expected, strict=True)))
+    left, top, right, bottom = boxes[k]
+    figure, (ax,) = _panels([f"box {k}"], 3.4, 3.6, ticks=True)
+    ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, color="#cccccc"))
+    for (center, side), colour, dashes in ((expected, CENTRE, "-"), (got, RIGHT, "--")):
+        ax.add_patch(Rectangle(center[k] - side[k] / 2, side[k], side[k], fill=False, edgecolor=colour, linestyle=dashes, linewidth=2))
+    ax.autoscale_view()
+    ax.set_aspect("equal")
+    ax.invert_yaxis()
+    ax.set(xlabel="x in pixels\ngreen: wanted, dashed: yours", ylabel="y in pixels")
+    return figure
+
+EXERCISES["mpii_square"] = Exercise((499.0, 329.0, 500.0), (), (
+    "what does the file count from, where is the middle moved, and how much room is left around a person?",
+    "the file counts from 1; the middle moves down by 15 * scale; the side is 200 * scale and a quarter more",
+    "(500 - 1, 300 - 1 + 15 * 2, 200 * 2 * 1.25)"), chapter="09 data")
+
 EXERCISES["square_of_corners"] = Exercise(_square_of_corners, _square_of_corners_cases, (
     "how many pixels wide is a box whose first and last pixel are the same?",
     "width and height are last minus first plus one; the middle lies half way between the centres of the first and the last pixel",
-    "return (boxes[:, :2] + boxes[:, 2:]) / 2, 1.25 * (boxes[:, 2:] - boxes[:, :2] + 1).max(1)"))
+    "return (boxes[:, :2] + boxes[:, 2:]) / 2, 1.25 * (boxes[:, 2:] - boxes[:, :2] + 1).max(1)"), chapter="09 data", draw=_draw_squares)
 
 # %% ../nbs/reference/checks.ipynb #c10code0
 def _turned_joints(joints, wide, size, angle, factor):
@@ -426,32 +713,62 @@ def _turned_joints_cases():
     return [(middle, 112, 64, 0.0, 1.0), (below, 112, 64, 0.0, 1.25), (beside, 112, 64, np.pi / 2, 1.0),
             (some, 112, 64, 0.4, 0.8), (some, 448, 256, -0.3, 1.1)]
 
+def _draw_turned(case, expected, got):
+    size = case[2]
+    figure, (ax,) = _panels([f"a sample of {size} pixels"], 3.4, 3.6, ticks=True)
+    ax.add_patch(Rectangle((-0.5, -0.5), size, size, fill=False, edgecolor=INK))
+    _mark(ax, expected, got)
+    ax.autoscale_view()
+    ax.set_aspect("equal")
+    ax.invert_yaxis()
+    ax.set(xlabel=f"x in pixels\n{_RING_AND_CROSS}", ylabel="y in pixels")
+    return figure
+
+EXERCISES["first_pixel"] = Exercise((1.5, 1.5), (), (
+    "one pixel of the crop covers how many pixels of the photograph, and which is the first of them?",
+    "the square reaches from -0.5 to 255.5, so the first pixel of the crop covers the columns 0 to 3",
+    "the middle of 0, 1, 2 and 3, along x and along y"), chapter="10 crops")
+
 EXERCISES["turned_joints"] = Exercise(_turned_joints, _turned_joints_cases, (
     "everything is an offset from a middle: that of the stored crop is (wide - 1) / 2, that of the result (size - 1) / 2",
     "a larger square makes a smaller person, so offsets are divided by the factor; joints go the other way than pixels are read",
-    "rows of offsets times R: offset @ [[cos, -sin], [sin, cos]] / factor, and then the middle of the result"))
+    "rows of offsets times R: offset @ [[cos, -sin], [sin, cos]] / factor, and then the middle of the result"),
+    chapter="10 crops", draw=_draw_turned)
 
 # %% ../nbs/reference/checks.ipynb #c11code0
-def _drops(scores, patience=8):
-    best, since, count = -1, 0, 0
-    for score in scores:
+def _drops_after(scores, patience):
+    best, since, epochs = -1, 0, []
+    for epoch, score in enumerate(scores):
         since = 0 if score > best else since + 1
         best = max(best, score)
-        if since >= patience: count, since = count + 1, 0
-    return count
+        if since < patience: continue
+        epochs.append(epoch)
+        since = 0
+    return epochs
+
+def _drops(scores, patience=8): return len(_drops_after(scores, patience))
+
+def _draw_drops(case, expected, got):
+    scores, patience = case
+    figure, (ax,) = _panels([f"patience {patience}, wanted: {expected}, yours: {_short(got)}"], 5, 2.6, ticks=True)
+    ax.plot(scores, "o-", color=LEFT)
+    for epoch in _drops_after(scores, patience): ax.axvline(epoch, color=CENTRE, linestyle=":")
+    ax.set(xlabel="epoch; dotted: the rate falls", ylabel="score in percent")
+    return figure
 
 EXERCISES["drops"] = Exercise(_drops, (
     ([50.0, 60.0, 70.0], 2), ([50.0, 50.0, 50.0], 2), ([70.0, 60.0, 65.0, 68.0, 69.0], 4), ([50.0] * 9, 4),
     ([50.0] * 8 + [51.0] + [50.0] * 8, 8), ([60.0, 70.0] + [69.0, 69.5] * 10, 8)), (
     "go through the scores and keep two numbers: the best so far, and how many scores have passed without a better one",
     "better means above the best so far, not above the last; after a drop the counting starts anew",
-    "since = 0 if score > best else since + 1; when since reaches patience: count += 1 and since = 0"))
+    "since = 0 if score > best else since + 1; when since reaches patience: count += 1 and since = 0"),
+    chapter="11 training", draw=_draw_drops)
 
 # %% ../nbs/reference/checks.ipynb #c12code0
 EXERCISES["map_pixel"] = Exercise(31.25, (), (
     "first the square: how much wider than the box is it?",
     "the square is 1.25 times the longer side of the box, and the 16 pixels of the map cover all of it",
-    "400 * 1.25 / 16"), lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.3)
+    "400 * 1.25 / 16"), within(0.3), chapter="12 inference")
 
 
 def _mirrored_back(heatmaps, order): return heatmaps.flip(-1)[:, list(order)]
@@ -466,13 +783,13 @@ def _mirrored_back_cases():
 EXERCISES["mirrored_back"] = Exercise(_mirrored_back, _mirrored_back_cases, (
     "two things have to be undone: where the pixels are, and which joint is the left one",
     "x is the last dimension; joints are the second, and order says which map belongs where",
-    "heatmaps.flip(-1)[:, list(order)]"))
+    "heatmaps.flip(-1)[:, list(order)]"), chapter="12 inference")
 
 # %% ../nbs/reference/checks.ipynb #c13code0
 EXERCISES["four_times_people"] = Exercise(0.6, (), (
     "the standard error is a spread divided by the root of the number of people",
     "four times the people: the root is two times as large",
-    "half of 1.2"), lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.05)
+    "half of 1.2"), within(0.05), chapter="13 ablation")
 
 
 def _standard_error(seed_sd, person_sd, rest_sd, seeds, people):
@@ -482,7 +799,7 @@ EXERCISES["standard_error"] = Exercise(_standard_error, (
     (1.0, 0.0, 0.0, 4, 100), (0.0, 10.0, 0.0, 4, 100), (0.0, 0.0, 20.0, 4, 100), (0.8, 6.0, 18.0, 3, 2000), (0.3, 5.0, 15.0, 10, 500)), (
     "variances add, standard deviations do not: square first, take the root last",
     "a seed's part is averaged over the seeds, a person's over the people, the rest over every person under every seed",
-    "(seed_sd ** 2 / seeds + person_sd ** 2 / people + rest_sd ** 2 / (seeds * people)) ** 0.5"))
+    "(seed_sd ** 2 / seeds + person_sd ** 2 / people + rest_sd ** 2 / (seeds * people)) ** 0.5"), chapter="13 ablation")
 
 # %% ../nbs/reference/checks.ipynb #c14code0
 def _after_tab(typed, names):
@@ -491,13 +808,19 @@ def _after_tab(typed, names):
     same = [a == b for a, b in zip(*ends, strict=False)]
     return ends[0][:(same + [False]).index(False)]
 
+EXERCISES["exit_codes"] = Exercise([1, 2, 2, 130], (), (
+    "which of the four were understood and could not be done, and which were not even understood?",
+    "0 is success, 1 could not be done, 2 was not understood; what is stopped has 128 and the number of the signal for Ctrl-C, which is 2",
+    "1 for the missing file; 2 for the missing argument and for the width that is no number; 130 for the training that was stopped"),
+    chapter="14 command_line")
+
 EXERCISES["after_tab"] = Exercise(_after_tab, (
     ("tr", ["train", "demo"]), ("se", ["seconds=", "seed=", "size="]), ("see", ["seed=", "seed=0"]), ("x", ["train", "demo"]),
     ("", ["train", "demo"]), ("stage1", ["stage1.epochs=", "stage1.lr=", "stage2.lr="]), ("tr", ["train", "training"]),
     ("lr", ["stage1.lr=", "lrate"])), (
     "first keep the names that begin with what is typed; a name that only contains it is no candidate",
     "one candidate: all of it stands there; none: what was typed; several: as many letters as all of them share",
-    "min(found) and max(found) share with each other exactly what all share: compare them letter by letter"))
+    "min(found) and max(found) share with each other exactly what all share: compare them letter by letter"), chapter="14 command_line")
 
 # %% ../nbs/reference/checks.ipynb #c15code0
 def _combined(means, variances, counts):
@@ -515,9 +838,10 @@ EXERCISES["roof_at_384"] = Exercise(4 / 9, (), (
     "what moves is maps; how many pixels do they have now, for each that they had?",
     "1.5 times as wide and 1.5 times as high: 2.25 times the bytes for each picture",
     "the same bandwidth is divided by 2.25 times as many bytes"),
-    lambda got, expected: _array_like(got) and np.ndim(got) == 0 and abs(float(got) - expected) <= 0.01)
+    within(0.01), chapter="15 full_scale")
 
 EXERCISES["combined"] = Exercise(_combined, _combined_cases, (
     "a process with more values counts for more: first the weights, counts / counts.sum()",
     "the variance over all is more than the mean of the variances: the means of the processes differ, too",
-    "mean = (weights * means).sum(0); variance = (weights * (variances + (means - mean) ** 2)).sum(0), with weights of shape (P, 1)"))
+    "mean = (weights * means).sum(0); variance = (weights * (variances + (means - mean) ** 2)).sum(0), with weights of shape (P, 1)"),
+    chapter="15 full_scale")

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")   # threads that spin while 
 os.environ.setdefault("MPLBACKEND", "agg")
 
 os.environ["MSSPOSE_STORES"] = tempfile.mkdtemp(prefix="msspose-")   # what a test makes of photographs is not kept in the home folder
+os.environ["MSSPOSE_PROGRESS"] = os.path.join(os.environ["MSSPOSE_STORES"], "progress.txt")   # nor is what it solves
 
 ROOT = Path(__file__).resolve().parent.parent
 

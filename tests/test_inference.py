@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from conftest import ROOT
 from PIL import Image
 
 from msspose.checks import EXERCISES, judge
@@ -569,3 +570,26 @@ def test_mirrored_back_sees_what_was_left_undone(wrong):
 def test_map_pixel_tells_the_square_from_the_box():
     assert judge(EXERCISES["map_pixel"], 31) == judge(EXERCISES["map_pixel"], 31.25) == "right"
     for wrong in (25, 7.8125, 39, 20, "31.25"): assert judge(EXERCISES["map_pixel"], wrong).startswith("not yet")
+
+
+def test_the_playground_shows_every_scale_of_both_networks():
+    "The cells of the page, as they stand: a row per answer, a pose and three scales in it, and every slider changes what is seen."
+    import matplotlib.pyplot as plt
+    import torch.nn.functional as F
+
+    from msspose.drawing import figure_frame, overlay, paint_pose
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "12_inference.ipynb").read_text("utf-8"))["cells"]}
+    def to_bytes(images): return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    page = dict(np=np, torch=torch, plt=plt, F=F, People=People, MPII=MPII, Square=Square, place=place, overlay=overlay,
+                paint_pose=paint_pose,
+                to_bytes=to_bytes, estimator=PoseEstimator.from_pretrained("people"))
+    for name in ("widget01", "play0002", "play0004"): exec(cells[name], page)
+    figure = page["playground"]()
+    rows = [[ax.get_title() for ax in figure.axes[start:start + 4]] for start in (0, 4)]
+    for name, (pose, *maps) in zip(("MSS-net", "MSR-net"), rows, strict=True):
+        assert pose.startswith(f"{name}: ") and [title.split(":")[0] for title in maps] == ["16 x 16", "8 x 8", "4 x 4"]
+    before = figure_frame(figure)
+    for change in (dict(person=5), dict(occluder=1.5), dict(box=1.4), dict(right=0.2), dict(down=-0.2), dict(joint="left_knee"),
+                   dict(occluder=1.5, hide="right_knee")):
+        assert (figure_frame(page["playground"](**change)) != before).any(), change
+    assert not plt.get_fignums()

@@ -34,6 +34,7 @@ def run(path: Path) -> None:
     from execnb.shell import CaptureShell
 
     os.chdir(path.parent)
+    os.environ["MSSPOSE_PROGRESS"] = os.devnull   # what a page solves is not what the one who runs it has solved
     notebook = json.loads(path.read_text(encoding="utf-8"))
     shell = CaptureShell(path.parent, mpl_format="png")
     shell._run("import matplotlib; matplotlib.rcParams['figure.dpi'] = 110")
