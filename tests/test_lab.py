@@ -34,23 +34,26 @@ def _beside(source):
 '''
 
 AT_THE_ENDS = """
-import itertools
-import ipywidgets
-import matplotlib.pyplot as plt
-from ipywidgets.widgets.widget import _instances
+def _at_the_ends():
+    import itertools
+    import ipywidgets
+    import matplotlib.pyplot as plt
+    from ipywidgets.widgets.widget import _instances
 
-def ends(widget):
-    if hasattr(widget, "options"): return [value[1] if isinstance(value, tuple) else value for value in widget.options]
-    if hasattr(widget, "min") and hasattr(widget, "max"): return [widget.min, widget.max]
-    return [False, True] if isinstance(widget.value, bool) else [widget.value]
+    def ends(widget):
+        if hasattr(widget, "options"): return [value[1] if isinstance(value, tuple) else value for value in widget.options]
+        if hasattr(widget, "min") and hasattr(widget, "max"): return [widget.min, widget.max]
+        return [False, True] if isinstance(widget.value, bool) else [widget.value]
 
-shown = [w for w in list(_instances.values()) if isinstance(w, ipywidgets.interactive)]
-for w in shown:
-    choices = [ends(k) for k in w.kwargs_widgets]
-    for values in itertools.islice(itertools.product(*([c[0], c[-1]] if len(c) > 1 else c for c in choices)), 16):
-        w.f(**dict(zip([k._kwarg for k in w.kwargs_widgets], values)))
-        plt.close("all")
-print("WIDGETS", len(shown))
+    shown = [w for w in list(_instances.values()) if isinstance(w, ipywidgets.interactive)]
+    for w in shown:
+        choices = [ends(k) for k in w.kwargs_widgets]
+        for values in itertools.islice(itertools.product(*([c[0], c[-1]] if len(c) > 1 else c for c in choices)), 16):
+            w.f(**dict(zip([k._kwarg for k in w.kwargs_widgets], values)))
+            plt.close("all")
+    print("WIDGETS", len(shown))
+
+_at_the_ends()
 """
 
 
