@@ -124,7 +124,7 @@ class Lab:
         idle(page)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(ENDED)
+        page.wait_for_function(ENDED, polling=500)   # milliseconds; by default it asks with every frame
         idle(page)
         seen.done = saved(page, path)
         seen.errors += complaints(page.locator(".jp-Notebook"))
@@ -181,7 +181,7 @@ def answered(page, number: int, solution: str) -> tuple[str, str]:
     page.keyboard.insert_text(solution)
     page.keyboard.press("Shift+Enter")
     page.wait_for_function("([prompt, old]) => /\\d/.test(prompt.textContent) && prompt.textContent != old",
-                           arg=[cell.locator(".jp-InputPrompt").first.element_handle(), prompt])
+                           polling=100, arg=[cell.locator(".jp-InputPrompt").first.element_handle(), prompt])
     idle(page)
     return before, output.inner_text().strip()
 
