@@ -186,20 +186,30 @@ def answered(page, number: int, solution: str) -> tuple[str, str]:
     return before, output.inner_text().strip()
 
 
-def pictures(widget) -> list[str]: return [image.get_attribute("src") for image in widget.locator("img").all()]
+def pictures(widget) -> list[str]:
+    "What its figures are, all at one moment: one that is asked later may be gone, and would be waited for."
+    return widget.locator("img").evaluate_all("images => images.map(image => image.src)")
+
+
+def settled(page, widget) -> list[str]:
+    "Its figures, when they have stopped changing after the control before."
+    now, before = pictures(widget), None
+    while now != before:
+        page.wait_for_timeout(300)
+        now, before = pictures(widget), now
+    return now
 
 
 def turned(page, widget, control, patience: float) -> bool:
     "Move a slider by its keys, a list by its entries, a box by a click, until the figure is another; not after an error."
     def done(act) -> bool | None:
         "Whether the figure has changed, None when there is a complaint in its place."
-        before = pictures(widget)
+        before = settled(page, widget)
         act()
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            with contextlib.suppress(Exception):    # a picture can go while it is looked at
-                if complaints(widget): return None
-                if (now := pictures(widget)) and now != before: return True
+            if complaints(widget): return None
+            if (now := pictures(widget)) and now != before: return True
             page.wait_for_timeout(100)
         return False
 

@@ -279,6 +279,14 @@ def test_a_solution_runs_beside_the_page(tmp_path):
     assert page_faults(done) == ["NameError: name 'c' is not defined"]
 
 
+def test_without_a_browser_a_kernel_runs_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.shutil.which", lambda name: None)
+    assert re.search("chromium|not installed", lacking())
+    seen = visit(None, "page.ipynb", script(made_up("1 / 0", solution("undefined"))), tmp_path)
+    assert page_faults(seen.done) == ["ZeroDivisionError: division by zero"]
+    assert solution_faults(seen.done) == ["a solution raises NameError: name 'undefined' is not defined"]
+
+
 STILL = WIDGET.format(bad=9, shown=1).replace("1 / (n - 9)", "1")
 BROKEN = {
     "good": (GOOD, []),
