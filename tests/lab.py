@@ -103,7 +103,7 @@ class Lab:
         except subprocess.TimeoutExpired: self.server.kill(); self.server.wait()
 
     def visit(self, name: str, notebook: dict, exercises: list[tuple[int, str]], picture: Path | None = None,
-              patience: float = 20) -> Visit:
+              patience: float = 60) -> Visit:
         "Open a notebook, run all of it, move every control, type the solution into each (cell, text) of `exercises`."
         from playwright.sync_api import sync_playwright
 
@@ -192,33 +192,32 @@ def pictures(widget) -> list[str]:
 
 
 def settled(page, widget) -> list[str]:
-    "Its figures, when they have stopped changing after the control before."
+    "Its figures, when they have stopped changing after the control before; each is marked, so that a new one is known by its lack."
     now, before = pictures(widget), None
     while now != before:
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(200)
         now, before = pictures(widget), now
+    widget.locator("img").evaluate_all("images => images.forEach(image => { image.dataset.old = 1; })")
     return now
 
 
 def turned(page, widget, control, patience: float) -> bool:
     "Move a slider by its keys, a list by its entries, a box by a click, until the figure is another; not after an error."
-    def done(act) -> bool | None:
-        "Whether the figure has changed, None when there is a complaint in its place."
-        before = settled(page, widget)
-        act()
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            if complaints(widget): return None
-            if (now := pictures(widget)) and now != before: return True
-            page.wait_for_timeout(100)
-        return False
+    def value() -> str: return control.evaluate("e => `${e.getAttribute('aria-valuenow')} ${e.value} ${e.checked}`")
 
     control.scroll_into_view_if_needed()
     kind = control.evaluate("e => e.tagName")
     if kind == "INPUT": ways = [control.click]
     elif kind == "SELECT": ways = [lambda i=i: control.select_option(index=i) for i in range(control.locator("option").count())]
     else: ways = [lambda key=key: control.press(key) for key in ("ArrowRight", "ArrowLeft", "End", "Home")]
-    for way in ways:
-        changed = done(way)
-        if changed is not False: return bool(changed)
+    for act in ways:
+        before, stood = settled(page, widget), value()
+        act()
+        if value() == stood: continue    # it was at its end
+        end = time.monotonic() + patience
+        while time.monotonic() < end and not complaints(widget):
+            if widget.locator("img:not([data-old])").count(): break    # drawn anew, though perhaps the same
+            page.wait_for_timeout(50)
+        if complaints(widget): return False
+        if (now := pictures(widget)) and now != before: return True
     return False
