@@ -453,6 +453,16 @@ def test_conditional_testing_asks_again_about_those_who_failed_alone():
     np.testing.assert_allclose(alone[0].joints, never[0].joints, atol=1e-3)               # nothing is above infinity: the first look stays
 
 
+@pytest.mark.parametrize("high, wide", [(60, 30), (30, 60)])
+def test_a_square_that_has_left_a_picture_sees_black(high, wide):
+    "The last pixel ends half a pixel behind its centre, in each direction on its own."
+    image = np.full((high, wide, 3), 255, np.uint8)
+    for x, y in [(wide / 2, high + 9.6), (wide + 9.6, high / 2), (wide / 2, -10.6), (-10.6, high / 2)]:
+        assert not Square(image, np.array([x, y]), 20.0).cut(64).any()
+        nearer = np.array([x, y]) + np.sign([wide / 2 - x, high / 2 - y])
+        assert Square(image, nearer, 20.0).cut(64).any()
+
+
 def test_a_second_look_may_leave_the_picture():
     image = spot(3, 3, width=60, height=60)
     pose, = finder(image, [(-38, -38, 40, 40)], conditional=Thresholds((9.0,) * 16, 0.0))

@@ -2,12 +2,9 @@
 
 Every rule is a function from a notebook to a list of sentences about what is wrong; every rule is also tried on a page that breaks it."""
 import ast
-import contextlib
 import json
-import os
 import re
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -347,7 +344,7 @@ def test_chapter_shows_a_picture_early(path):
     assert min(pictured) <= 10, "people look before they read: a picture within the first screen"
 
 
-# --- run in a real kernel: exercises and widgets ---------------------------------------------------------------------------------------
+# --- exercises and widgets: what tests/test_lab.py runs ---------------------------------------------------------------------------------
 
 def checks_in(cell: dict) -> list[ast.Call]:
     "The calls `check(name, answer)` of a cell."
@@ -369,112 +366,6 @@ def has_widgets(notebook: dict) -> bool:
 def has_solutions(notebook: dict) -> bool: return any(solutions_in(text) for _, text in texts(notebook))
 
 
-AT_THE_ENDS = """
-import itertools
-import ipywidgets
-import matplotlib.pyplot as plt
-from ipywidgets.widgets.widget import _instances
-
-def ends(widget):
-    if hasattr(widget, "options"): return [value[1] if isinstance(value, tuple) else value for value in widget.options]
-    if hasattr(widget, "min") and hasattr(widget, "max"): return [widget.min, widget.max]
-    return [False, True] if isinstance(widget.value, bool) else [widget.value]
-
-shown = [w for w in list(_instances.values()) if isinstance(w, ipywidgets.interactive)]
-for w in shown:
-    choices = [ends(k) for k in w.kwargs_widgets]
-    for values in itertools.islice(itertools.product(*([c[0], c[-1]] if len(c) > 1 else c for c in choices)), 16):
-        w.f(**dict(zip([k._kwarg for k in w.kwargs_widgets], values)))
-        plt.close("all")
-print("WIDGETS", len(shown))
-"""
-
-
-def script(notebook: dict) -> list[tuple[str, str]]:
-    "What is run: the page's cells, each solution where it stands, then the checks that wait for it, last every widget at its ends."
-    steps, waiting = [], []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            if is_last(cell) or directives(cell).get("eval") == "false": continue
-            steps.append(("page", source_of(cell)))
-            if not EXPORT & directives(cell).keys() and "hide" not in directives(cell): waiting += checks_in(cell)
-            continue
-        for solution in solutions_in(source_of(cell)) if cell["cell_type"] == "markdown" else []:
-            steps.append(("solution", solution))
-            steps += [("check", ast.unparse(call)) for call in waiting]
-            waiting = []
-    steps += [("check", f"print({ast.unparse(call.args[0])} + ': no solution follows')") for call in waiting]
-    return steps + ([("ends", AT_THE_ENDS)] if has_widgets(notebook) else [])
-
-
-def run_in_kernel(steps: list[tuple[str, str]], folder: Path) -> dict:
-    "Execute a page as JupyterLab does; outputs and the state of the widgets are in the result."
-    from queue import Empty
-
-    import nbformat
-    from nbclient import NotebookClient
-
-    def ask_often(notebook):   # nbclient answers widgets on the channel it waits on, and then can sleep through the reply
-        wait = client.kc.shell_channel.get_msg
-
-        async def often(timeout=None):
-            for _ in range(int(5 * timeout)):
-                with contextlib.suppress(Empty): return await wait(timeout=0.2)
-            raise Empty
-        client.kc.shell_channel.get_msg = often
-
-    cells = [nbformat.v4.new_code_cell(source, metadata={"role": role}) for role, source in steps]
-    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | {"OMP_NUM_THREADS": "1", "IN_TEST": "1"}
-    client = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=300, kernel_name="python3", store_widget_state=True,
-                            allow_errors=True, resources={"metadata": {"path": str(folder)}}, on_notebook_start=ask_often,
-                            extra_arguments=["--IPKernelApp.log_level=40"])   # the kernel's own log is no concern of ours
-    return client.execute(env=env)
-
-
-def errors_in(outputs: list[dict]) -> list[str]:
-    return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
-
-
-def widget_faults(done: dict) -> list[str]:
-    "Errors in cells, and errors and stderr inside widgets: they are seen nowhere else."
-    wrong = [error for cell in done["cells"] if cell["metadata"]["role"] in ("page", "ends") for error in errors_in(cell["outputs"])]
-    state = done["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    inside = [o for model in state.values() for o in model["state"].get("outputs", [])]
-    wrong += [f"in a widget: {error}" for error in errors_in(inside)]
-    wrong += [f"in a widget, on stderr: {o['text']}" for o in inside if o.get("name") == "stderr"]
-    if wrong: return wrong
-    count = re.search(r"WIDGETS (\d+)", "".join(o.get("text", "") for o in done["cells"][-1]["outputs"]))
-    if not (count and int(count[1])): return ["no widget was made"]
-    if not any("image/png" in o.get("data", {}) for o in inside): return ["no widget shows a picture: the function ends in plt.show()"]
-    return []
-
-
-def solution_faults(done: dict) -> list[str]:
-    "Solutions that fail, and checks that do not call them right."
-    cells = {role: [c for c in done["cells"] if c["metadata"]["role"] == role] for role in ("solution", "check")}
-    said = [(c["source"], "".join(o.get("text", "") for o in c["outputs"]).strip()) for c in cells["check"]]
-    return [f"a solution raises {error}" for c in cells["solution"] for error in errors_in(c["outputs"])] + \
-        [f"{call} says {verdict!r}" for call, verdict in said if verdict != "right"]
-
-
-@pytest.fixture(scope="module")
-def executions(request):
-    "The chosen pages, each executed once, two at a time."
-    chosen = {item.callspec.params["path"] for item in request.session.items if "executions" in getattr(item, "fixturenames", ())}
-    with ThreadPoolExecutor(2) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
-        yield {path: pool.submit(run_in_kernel, script(load(path)), path.parent) for path in sorted(chosen)}
-
-
-@pytest.mark.parametrize("path", [p for p in PATHS if has_widgets(load(p))], ids=name_of)
-def test_widgets_work_at_their_start_and_at_their_ends(path, executions):
-    assert not widget_faults(executions[path].result())
-
-
-@pytest.mark.parametrize("path", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
-def test_solutions_are_right(path, executions):
-    assert not solution_faults(executions[path].result())
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 def test_a_finished_chapter_has_three_exercises_and_a_widget(path):
     if table_of_chapters()[path.name[:2]]["status"] != "ready": return
@@ -482,40 +373,3 @@ def test_a_finished_chapter_has_three_exercises_and_a_widget(path):
     assert sum(text.count("<summary>Solution</summary>") for _, text in texts(notebook)) >= 3
     assert any(checks_in(cell) for _, cell in code_cells(notebook))
     assert has_widgets(notebook)
-
-
-def made_up(*cells: str) -> dict:
-    "A notebook of these cells: Markdown where a text starts with a solution, code otherwise."
-    kinds = ["markdown" if text.startswith("<details>") else "code" for text in cells]
-    return {"cells": [{"cell_type": kind, "source": text, "outputs": []} for kind, text in zip(kinds, cells, strict=True)]}
-
-
-WIDGET = """
-import matplotlib.pyplot as plt
-from ipywidgets import interact
-def view(n):
-    plt.plot([1 / (n - {bad})]); plt.show()
-interact(view, n=(0, 4));
-"""
-
-
-@pytest.mark.parametrize("bad, faults", [(9, 0), (2, 1), (4, 1)], ids=["good", "broken at the start", "broken at an end"])
-def test_a_broken_widget_is_seen(bad, faults, tmp_path):
-    assert len(widget_faults(run_in_kernel(script(made_up(WIDGET.format(bad=bad))), tmp_path))) == faults
-
-
-def test_a_wrong_solution_is_seen(tmp_path):
-    "A right solution, a wrong one, one that fails, none; two checks for one solution."
-    def stub(name): return f"def {name}(x): {STUB}\n\ncheck('_twice', {name})"
-    def solution(code): return f"<details><summary>Solution</summary>\n\n```python\n{code}\n```\n\n</details>"
-
-    done = run_in_kernel(script(made_up(
-        "from msspose.checks import EXERCISES, Exercise, check",
-        "EXERCISES['_twice'] = Exercise(lambda x: 2 * x, ((1,), (5,)), ('double it',))",
-        stub("f") + "\ncheck('_twice', f)", solution("def f(x): return 2 * x"),
-        stub("g"), solution("def g(x): return x + 1"),
-        stub("h"), solution("unknown_name"),
-        stub("i"))), tmp_path)
-    failing, *verdicts = solution_faults(done)
-    assert "unknown_name" in failing
-    assert [v.split(" says ")[1][1:9] for v in verdicts] == ["not yet:", "not star", "_twice: "]

@@ -468,3 +468,13 @@ def test_the_same_people_on_every_device(device):
         torch.testing.assert_close(there.reference, here.reference, atol=1e-2, rtol=0)
         assert (there.visible != here.visible).float().mean() < 0.005
         assert ((there.images - here.images).abs() > 0.02).float().mean() < 0.005
+
+
+def test_light_falls_from_above_in_front_and_leaves_shade(monkeypatch):
+    "y points down, z away from the camera; of a surface without light half to three quarters are still seen."
+    lights = []
+    monkeypatch.setattr(people, "rasterize", lambda parts, background, light: lights.append(light) or background)
+    People("plain", "val", size=16).batch(range(500))
+    direction, ambient = torch.cat(lights).split((3, 1), 1)
+    assert torch.allclose(direction.norm(dim=1), torch.ones(500)) and (direction[:, 1:] < 0).all() and direction[:, 0].mean().abs() < 0.1
+    assert 0.5 <= ambient.min() < 0.52 and 0.73 < ambient.max() <= 0.75

@@ -13,10 +13,11 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer
 
 from msspose.data import write_people
 from msspose.drawing import CENTRE, LEFT, RIGHT
-from msspose.evaluation import Truth, compare, evaluate
+from msspose.evaluation import Truth, compare, evaluate, intervals
 from msspose.people import People
 from msspose.predictions import (
     Predictions,
@@ -290,6 +291,14 @@ def test_bars_are_as_high_as_the_numbers(report):
     assert [colours.count(colour) for colour in (LEFT, RIGHT, CENTRE)] == [6, 6, 4] and colours[2:4] == [LEFT, RIGHT]
     bars = draw_parts({"a": report, "b": report}, samples=50).axes[0].patches
     assert [bar.get_height() for bar in bars] == pytest.approx([*report.groups.values(), report.total] * 2)
+
+
+def test_bars_have_their_intervals_and_names(report):
+    axes, found = draw_parts(report, samples=50).axes[0], intervals(report, 50, 0)["joints"]
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names[:4] == ["upper\nneck", "head\ntop", "shoulder", "shoulder"] and len(names) == 16 and "left" not in "".join(names)
+    whiskers = [bars.errorbar.lines[2][0].get_segments()[0][:, 1] for bars in axes.containers if isinstance(bars, BarContainer)]
+    assert sorted(map(tuple, np.round(whiskers, 6).tolist())) == sorted(map(tuple, np.round(list(found.values()), 6).tolist()))
 
 
 def test_curves_and_reliability_are_what_they_show(report):

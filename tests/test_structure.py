@@ -456,6 +456,15 @@ def test_targets_of_scales_that_nobody_predicts_are_not_looked_at(combine, alpha
         with pytest.raises(ValueError, match="scale 1"): multiscale_structure_loss(deeper, [*target, spare], S, alpha, combine)
 
 
+@pytest.mark.parametrize("combine", COMBINE)
+def test_stacks_may_predict_different_numbers_of_scales(combine):
+    "Each counts with what it predicts."
+    dice = torch.Generator().manual_seed(0)
+    few, many, target = ([torch.rand(2, 3, size, size, generator=dice) for size in sizes] for sizes in ((4,), (4, 2), (4, 2)))
+    apart = sum(multiscale_structure_loss([scales], target, S, 0.3, combine) for scales in (few, many))
+    assert torch.isclose(multiscale_structure_loss([few, many], target, S, 0.3, combine), apart, rtol=1e-5)
+
+
 def test_nan_is_named_where_it_is():
     pred, target = like_a_network(n_stacks=2)
     pred[1][2].data[0, 5, 1, 1] = float("nan")

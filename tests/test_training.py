@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from dataclasses import asdict, replace
@@ -402,6 +403,12 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path, mo
     said = "batch_size=4: 4 pictures at once take about .* and 0.00 GB are free, enough for 0; pass halve=true"
     with pytest.raises(ValueError, match=said):
         fit(SHORT, tmp_path, progress=False)
+
+
+def test_the_bar_ends_full(tmp_path, capsys):
+    fit(ALONE, tmp_path / "run")
+    *_, last = re.findall(r"stage \d.*?(\d+)%", capsys.readouterr().err)
+    assert last == "100"
 
 
 def test_a_batch_that_does_not_fit_is_cut_in_halves(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,318 @@
+"""Every chapter run once, as a learner meets it: in a real JupyterLab in a real browser, where there is one, else in a kernel alone.
+
+A chapter runs from top to bottom. Beside it run its solutions, each where it stands, and every widget at its ends; the chapter sees
+nothing of that. In the browser its controls are moved, and the solution of its exercise is typed. Pictures of the browser are kept in
+build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
+import ast
+import contextlib
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from lab import Lab, Visit, lacking
+from test_notebooks import (CHAPTERS, EXPORT, NBS, PATHS, STUB, checks_in, directives, has_solutions, has_widgets, is_last, load, name_of,
+                            solutions_in, source_of)
+
+ARTEFACTS = Path(os.environ.get("MSSPOSE_ARTEFACTS") or ROOT / "build" / "lab")
+
+# --- what is run -----------------------------------------------------------------------------------------------------------------------
+
+BESIDE = '''
+_shadows = {}   # name: what a solution made of it, and what the page had there
+
+def _beside(source):
+    "Run a solution: it sees the page and the solutions before it; the page sees nothing of it."
+    page = globals()
+    names = {**page, **{name: mine for name, (mine, theirs) in _shadows.items() if page.get(name) is theirs}}
+    before = dict(names)
+    try: exec(compile(source, "solution", "exec"), names)
+    finally: _shadows.update({name: (mine, page.get(name)) for name, mine in names.items() if before.get(name) is not mine})
+'''
+
+AT_THE_ENDS = """
+def _at_the_ends():
+    import itertools
+    import ipywidgets
+    import matplotlib.pyplot as plt
+    from ipywidgets.widgets.widget import _instances
+
+    def ends(widget):
+        if hasattr(widget, "options"): return [value[1] if isinstance(value, tuple) else value for value in widget.options]
+        if hasattr(widget, "min") and hasattr(widget, "max"): return [widget.min, widget.max]
+        return [False, True] if isinstance(widget.value, bool) else [widget.value]
+
+    shown = [w for w in list(_instances.values()) if isinstance(w, ipywidgets.interactive)]
+    for w in shown:
+        choices = [ends(k) for k in w.kwargs_widgets]
+        for values in itertools.islice(itertools.product(*([c[0], c[-1]] if len(c) > 1 else c for c in choices)), 16):
+            w.f(**dict(zip([k._kwarg for k in w.kwargs_widgets], values)))
+            plt.close("all")
+    print("WIDGETS", len(shown))
+
+_at_the_ends()
+"""
+
+
+def script(notebook: dict) -> dict:
+    "What is run: the page, beside it each solution where it stands and the checks that wait for it, last every widget at its ends."
+    import nbformat
+
+    cells, waiting = [], []
+
+    def add(role: str, source: str, **more): cells.append(nbformat.v4.new_code_cell(source, metadata={"role": role, **more}))
+    def beside(role: str, source: str): add(role, f"_beside({source!r})", says=source, jupyter={"source_hidden": True})
+
+    if has_solutions(notebook): add("before", BESIDE, jupyter={"source_hidden": True})
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            if is_last(cell) or directives(cell).get("eval") == "false": continue
+            add("page", source_of(cell))
+            if not EXPORT & directives(cell).keys() and "hide" not in directives(cell): waiting += checks_in(cell)
+            continue
+        cells.append(nbformat.v4.new_markdown_cell(source_of(cell)))
+        for solution in solutions_in(source_of(cell)):
+            beside("solution", solution)
+            for call in waiting: beside("check", ast.unparse(call))
+            waiting = []
+    for call in waiting: add("check", f"print({ast.unparse(call.args[0])} + ': no solution follows')", says=ast.unparse(call))
+    if has_widgets(notebook): add("ends", AT_THE_ENDS)
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def to_type(done: dict) -> list[tuple[int, str]]:
+    "For each exercise in code, the number of its cell, and what a learner who knows the solution types there."
+    typed = []
+    for i, cell in enumerate(done["cells"]):
+        if cell["metadata"].get("role") != "page" or STUB not in cell["source"] or not checks_in(cell): continue
+        wanted = {call.args[1].id for call in checks_in(cell) if isinstance(call.args[1], ast.Name)}
+        for later in done["cells"][i:]:
+            if later["metadata"].get("role") != "solution": continue
+            solution = later["metadata"]["says"]
+            if wanted & {getattr(node, "name", None) for node in ast.parse(solution).body}:
+                typed.append((i, "\n".join([solution, *(ast.unparse(call) for call in checks_in(cell))])))
+                break
+    return typed
+
+
+def run_in_kernel(notebook: dict, folder: Path) -> dict:
+    "Execute a notebook as JupyterLab does; outputs and the state of the widgets are in the result."
+    from queue import Empty
+
+    from nbclient import NotebookClient
+
+    def ask_often(notebook):   # nbclient answers widgets on the channel it waits on, and then can sleep through the reply
+        wait = client.kc.shell_channel.get_msg
+
+        async def often(timeout=None):
+            for _ in range(int(5 * timeout)):
+                with contextlib.suppress(Empty): return await wait(timeout=0.2)
+            raise Empty
+        client.kc.shell_channel.get_msg = often
+
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | {"OMP_NUM_THREADS": "1", "IN_TEST": "1"}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", store_widget_state=True,
+                            allow_errors=True, resources={"metadata": {"path": str(folder)}}, on_notebook_start=ask_often,
+                            extra_arguments=["--IPKernelApp.log_level=40"])   # the kernel's own log is no concern of ours
+    return client.execute(env=env)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "One JupyterLab for all pages, on a copy of them; None where there is no browser to drive it."
+    if lacking(): yield None; return
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NBS, home / "nbs", ignore=shutil.ignore_patterns(".*"))
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Lab(home / "nbs", home / "server")) as server: yield server
+
+
+def visit(lab, name: str, notebook: dict, folder: Path) -> Visit:
+    "A notebook, run in the browser or in a kernel."
+    if not lab: return Visit(done=run_in_kernel(notebook, folder))
+    return lab.visit(name, notebook, to_type(notebook), ARTEFACTS / f"{Path(name).stem}.png")
+
+
+@pytest.fixture(scope="module")
+def visits(request, lab):
+    "The chosen pages, each run once, two at a time."
+    chosen = {item.callspec.params["path"] for item in request.session.items if "visits" in getattr(item, "fixturenames", ())}
+    with ThreadPoolExecutor(2) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
+        scripts = {path: script(load(path)) for path in sorted(chosen)}
+        yield {path: pool.submit(visit, lab, name_of(path), page, path.parent) for path, page in scripts.items()}
+
+
+# --- what may be wrong -----------------------------------------------------------------------------------------------------------------
+
+def cells_by_role(done: dict, *roles: str) -> list[dict]: return [c for c in done["cells"] if c["metadata"].get("role") in roles]
+def text_of(cell: dict) -> str: return "".join("".join(o.get("text", "")) for o in cell["outputs"])
+def errors_in(outputs: list[dict]) -> list[str]: return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
+
+
+def page_faults(done: dict) -> list[str]:
+    "Errors in cells of the page, and cells that were not run."
+    cells = cells_by_role(done, "page")
+    wrong = [error for cell in cells for error in errors_in(cell["outputs"])]
+    idle = ["".join(cell["source"]) for cell in cells if not cell["execution_count"]]
+    return wrong or [f"not run: {source[:60]!r}" for source in idle if source.strip()]
+
+
+def widget_faults(done: dict) -> list[str]:
+    "Errors in cells, and errors and stderr inside widgets: they are seen nowhere else."
+    wrong = [error for cell in cells_by_role(done, "page", "ends") for error in errors_in(cell["outputs"])]
+    state = done["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    inside = [o for model in state.values() for o in model["state"].get("outputs", [])]
+    wrong += [f"in a widget: {error}" for error in errors_in(inside)]
+    wrong += [f"in a widget, on stderr: {o['text']}" for o in inside if o.get("name") == "stderr"]
+    if wrong: return wrong
+    if not widgets_in(done): return ["no widget was made"]
+    if not any("image/png" in o.get("data", {}) for o in inside): return ["no widget shows a picture: the function ends in plt.show()"]
+    return []
+
+
+def widgets_in(done: dict) -> int:
+    "How many widgets a page has made."
+    return sum(int(count) for cell in cells_by_role(done, "ends") for count in re.findall(r"WIDGETS (\d+)", text_of(cell)))
+
+
+def solution_faults(done: dict) -> list[str]:
+    "Solutions that fail, and checks that do not call them right."
+    said = [(cell["metadata"]["says"], text_of(cell).strip()) for cell in cells_by_role(done, "check")]
+    return [f"a solution raises {error}" for cell in cells_by_role(done, "solution") for error in errors_in(cell["outputs"])] + \
+        [f"{call} says {verdict!r}" for call, verdict in said if verdict != "right"]
+
+
+def learner_faults(seen: Visit) -> list[str]:
+    "What a learner in the browser would stumble over."
+    wrong = [f"the page shows {error}" for error in seen.errors]
+    if seen.widgets != widgets_in(seen.done): wrong.append(f"{seen.widgets} widgets are shown, {widgets_in(seen.done)} were made")
+    wrong += [f"moved, and no figure changed: {control}" for control in seen.still]
+    if not seen.moved: wrong.append("nothing was moved that changed a figure")
+    if not seen.answers: wrong.append("no solution was typed")
+    return wrong + [f"an exercise said {before!r}, and {after!r} when solved" for before, after in seen.answers
+                    if (before, after) != ("not started", "right")]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_chapter_runs_to_its_end(path, visits):
+    assert not page_faults(visits[path].result().done)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if has_widgets(load(p))], ids=name_of)
+def test_widgets_work_at_their_start_and_at_their_ends(path, visits):
+    assert not widget_faults(visits[path].result().done)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
+def test_solutions_are_right(path, visits):
+    assert not solution_faults(visits[path].result().done)
+
+
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_a_learner_moves_every_slider_and_solves_an_exercise(path, visits):
+    assert not learner_faults(visits[path].result())
+    assert (ARTEFACTS / f"{path.stem}.png").stat().st_size > 10_000
+
+
+# --- the same, on pages that are broken ------------------------------------------------------------------------------------------------
+
+def made_up(*cells: str) -> dict:
+    "A notebook of these cells: Markdown where a text starts with a solution, code otherwise."
+    kinds = ["markdown" if text.startswith("<details>") else "code" for text in cells]
+    return {"cells": [{"cell_type": kind, "source": text, "outputs": []} for kind, text in zip(kinds, cells, strict=True)]}
+
+
+WIDGET = """
+import matplotlib.pyplot as plt
+from ipywidgets import interact
+def view(n):
+    plt.figure(figsize=(2, 2)); plt.plot([1 / (n - {bad}), {shown}]); plt.show()
+interact(view, n=(0, 4));
+"""
+CHECK = """
+def check(name, f):
+    try: print("right" if f(4) == 16 else "not yet: think again")
+    except NotImplementedError: print("not started")
+"""
+SQUARE = f"def f(x):\n    {STUB}\n\ncheck('f', f)"
+
+
+def solution(code: str) -> str: return f"<details><summary>Solution</summary>\n\n```python\n{code}\n```\n\n</details>"
+
+
+SOLVED = "def f(x):\n    if x:\n        y = (x)\n        return y * x\n    return 0"   # indented, with brackets: typing is no small thing
+GOOD = (WIDGET.format(bad=9, shown="n"), CHECK, SQUARE, solution(SOLVED))
+
+
+@pytest.mark.parametrize("bad, faults", [(9, 0), (2, 1), (4, 1)], ids=["good", "broken at the start", "broken at an end"])
+def test_a_broken_widget_is_seen(bad, faults, tmp_path):
+    assert len(widget_faults(run_in_kernel(script(made_up(WIDGET.format(bad=bad, shown=1))), tmp_path))) == faults
+
+
+def test_a_wrong_solution_is_seen(tmp_path):
+    "A right solution, a wrong one, one that fails, none; two checks for one solution."
+    def stub(name): return f"def {name}(x): {STUB}\n\ncheck('_twice', {name})"
+
+    done = run_in_kernel(script(made_up(
+        "from msspose.checks import EXERCISES, Exercise, check",
+        "EXERCISES['_twice'] = Exercise(lambda x: 2 * x, ((1,), (5,)), ('double it',))",
+        stub("f") + "\ncheck('_twice', f)", solution("def f(x): return 2 * x"),
+        stub("g"), solution("def g(x): return x + 1"),
+        stub("h"), solution("unknown_name"),
+        stub("i"))), tmp_path)
+    failing, *verdicts = solution_faults(done)
+    assert "unknown_name" in failing
+    assert [v.split(" says ")[1][1:9] for v in verdicts] == ["not yet:", "not star", "_twice: "]
+
+
+def test_a_solution_runs_beside_the_page(tmp_path):
+    "It knows the solutions before it, but what the page has made anew since; the page knows none of it."
+    page = made_up("a, b = 1, 1", solution("a, b, c = 2, 2, 2"), "a = 3", solution("print(a, b, c)"), "print(a, b)", "c")
+    done = run_in_kernel(script(page), tmp_path)
+    assert [text_of(cell).strip() for cell in cells_by_role(done, "solution")] == ["", "3 2 2"]
+    assert text_of(cells_by_role(done, "page")[2]).strip() == "3 1"
+    assert page_faults(done) == ["NameError: name 'c' is not defined"]
+
+
+def test_without_a_browser_a_kernel_runs_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.shutil.which", lambda name: None)
+    assert re.search("chromium|not installed", lacking())
+    seen = visit(None, "page.ipynb", script(made_up("1 / 0", solution("undefined"))), tmp_path)
+    assert page_faults(seen.done) == ["ZeroDivisionError: division by zero"]
+    assert solution_faults(seen.done) == ["a solution raises NameError: name 'undefined' is not defined"]
+
+
+STILL = WIDGET.format(bad=9, shown=1).replace("1 / (n - 9)", "1")
+BROKEN = {
+    "good": (GOOD, []),
+    "a cell raises": (("print(1)", "1 / 0", "print(2)"), ["ZeroDivisionError"]),
+    "a widget breaks at its start": ((WIDGET.format(bad=2, shown="n"), *GOOD[1:]), ["ZeroDivisionError"]),
+    "a widget breaks when it is moved": ((WIDGET.format(bad=3, shown="n"), *GOOD[1:]), ["ZeroDivisionError"]),
+    "a slider does nothing": ((STILL, *GOOD[1:]), ["no figure changed"]),
+    "a solution is wrong": ((*GOOD[:3], solution("def f(x): return x + 1")), ["not yet: think again"]),
+}
+
+
+@pytest.fixture(scope="module")
+def broken_visits(request, lab, tmp_path_factory):
+    "The chosen broken pages, each run once, two at a time."
+    items = [item for item in request.session.items if "broken_visits" in getattr(item, "fixturenames", ())]
+    chosen = {item.callspec.params["name"] for item in items}
+    with ThreadPoolExecutor(2) as pool:
+        scripts = {name: script(made_up(*BROKEN[name][0])) for name in chosen}
+        yield {name: pool.submit(lab.visit, name.replace(" ", "_") + ".ipynb", page, to_type(page), patience=5)
+               for name, page in scripts.items()}
+
+
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_seen_in_the_browser(name, broken_visits):
+    seen = broken_visits[name].result()
+    faults = page_faults(seen.done) + learner_faults(seen)
+    if not BROKEN[name][1]: assert not faults + widget_faults(seen.done) + solution_faults(seen.done)
+    for words in BROKEN[name][1]: assert any(words in fault for fault in faults), faults
