@@ -20,7 +20,7 @@ GONE := $(shell $(BIN)/python $(NEW_ENOUGH) 2>/dev/null || echo gone)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lab docs prepare outputs components ablation laptop constraints hooks clean gone quarto
+.PHONY: help demo test lab docs prepare outputs components ablation laptop mutations constraints hooks clean gone quarto
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -69,6 +69,10 @@ laptop: $(VENV)/.run  ## train the preset laptop for an hour, and measure it on 
 	@echo "Training for an hour; the model goes to runs/laptop, the numbers to nbs/results/laptop.json"
 	@OMP_NUM_THREADS=1 $(BIN)/msspose train --preset laptop --out runs/laptop
 	@$(BIN)/python tools/record_run.py runs/laptop --out nbs/results/laptop.json
+
+mutations: $(VENV)/.dev  ## break two lines of each module, chosen at random, and see whether a test fails: in about an hour
+	@echo "Breaking lines; the table goes to build/mutations.md"
+	@mkdir -p build && $(BIN)/python tools/mutate.py > build/mutations.md && tail -n 1 build/mutations.md
 
 constraints:  ## resolve constraints.txt again; needs uv (UPGRADE=1 takes the newest versions)
 	@echo "Resolving constraints.txt for Python 3.10 to 3.13 on Linux, macOS and Windows"
