@@ -136,7 +136,7 @@ class Lab:
                 changed = turned(page, widget, control, patience)
                 seen.errors += complaints(widget)
                 if changed: seen.moved += 1
-                else: seen.still.append(" ".join(widget.inner_text().split())[:80])
+                else: seen.still.append(control.evaluate(LABEL))
         seen.errors += [error for error in complaints(page.locator(".jp-Notebook")) if error not in seen.errors]
         return seen
 
@@ -146,6 +146,10 @@ ENDED = """() => {
     const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
     return cells.some(t => /\\d/.test(t)) && !cells.some(t => t.includes('*'));
 }"""
+
+
+# What stands beside a control.
+LABEL = "e => (e.closest('.jupyter-widgets')?.querySelector('.widget-label') ?? e.parentElement).innerText.trim()"
 
 
 def idle(page) -> None: page.locator("#jp-main-statusbar", has_text="Idle").wait_for()

@@ -94,7 +94,8 @@ def to_type(done: dict) -> list[tuple[int, str]]:
             if later["metadata"].get("role") != "solution": continue
             solution = later["metadata"]["says"]
             if wanted & {getattr(node, "name", None) for node in ast.parse(solution).body}:
-                typed.append((i, "\n".join([solution, *(ast.unparse(call) for call in checks_in(cell))])))
+                calls = [call for call in map(ast.unparse, checks_in(cell)) if call not in ast.unparse(ast.parse(solution))]
+                typed.append((i, "\n".join([solution, *calls])))
                 break
     return typed
 
