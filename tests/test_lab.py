@@ -1,7 +1,7 @@
 """Every chapter run once, as a learner meets it: in a real JupyterLab in a real browser, where there is one, else in a kernel alone.
 
 A chapter runs from top to bottom. Beside it run its solutions, each where it stands, and every widget at its ends; the chapter sees
-nothing of that. In the browser its controls are moved, and the solution of its exercise is typed. Pictures of the browser are kept in
+nothing of that. What it shows is what the page stores. In the browser its controls are moved, and the solution of its exercise is typed. Pictures of the browser are kept in
 build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
 import ast
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from lab import Lab, Visit, lacking
+from stored import differences
 from test_notebooks import (CHAPTERS, EXPORT, NBS, PATHS, STUB, checks_in, directives, has_solutions, has_widgets, is_last, load, name_of,
                             solutions_in, source_of)
 
@@ -57,6 +58,9 @@ _at_the_ends()
 """
 
 
+def is_run(cell: dict) -> bool: return cell["cell_type"] == "code" and not is_last(cell) and directives(cell).get("eval") != "false"
+
+
 def script(notebook: dict) -> dict:
     "What is run: the page, beside it each solution where it stands and the checks that wait for it, last every widget at its ends."
     import nbformat
@@ -69,7 +73,7 @@ def script(notebook: dict) -> dict:
     if has_solutions(notebook): add("before", BESIDE, jupyter={"source_hidden": True})
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            if is_last(cell) or directives(cell).get("eval") == "false": continue
+            if not is_run(cell): continue
             add("page", source_of(cell))
             if not EXPORT & directives(cell).keys() and "hide" not in directives(cell): waiting += checks_in(cell)
             continue
@@ -187,6 +191,12 @@ def solution_faults(done: dict) -> list[str]:
         [f"{call} says {verdict!r}" for call, verdict in said if verdict != "right"]
 
 
+def stored_faults(notebook: dict, done: dict) -> list[str]:
+    "Where the outputs that a page stores are not those that its code makes."
+    pairs = zip(filter(is_run, notebook["cells"]), cells_by_role(done, "page"), strict=True)
+    return [f"cell {cell['id']} {fault}" for cell, fresh in pairs for fault in differences(cell, fresh)]
+
+
 def learner_faults(seen: Visit) -> list[str]:
     "What a learner in the browser would stumble over."
     wrong = [f"the page shows {error}" for error in seen.errors]
@@ -211,6 +221,12 @@ def test_widgets_work_at_their_start_and_at_their_ends(path, visits):
 @pytest.mark.parametrize("path", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
 def test_solutions_are_right(path, visits):
     assert not solution_faults(visits[path].result().done)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_a_page_stores_what_its_code_makes(path, visits):
+    "Not two chapters of a run but all: they have run anyway. What fails here is made anew by make outputs, and looked at."
+    assert not stored_faults(load(path), visits[path].result().done)
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
