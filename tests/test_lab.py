@@ -1,8 +1,8 @@
 """Every chapter run once, as a learner meets it: in a real JupyterLab in a real browser, where there is one, else in a kernel alone.
 
 A chapter runs from top to bottom. Beside it run its solutions, each where it stands, and every widget at its ends; the chapter sees
-nothing of that. What it shows is what the page stores. In the browser its controls are moved, and the solution of its exercise is typed. Pictures of the browser are kept in
-build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
+nothing of that. What it shows is what the page stores. In the browser its controls are moved, and the solution of its exercise is typed.
+Pictures of the browser are kept in build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
 import ast
 import contextlib
 import os
