@@ -28,7 +28,7 @@ from msspose.skeleton import LSP, MPII
 from msspose.training import PRESETS, evaluate_source, open_source, settings
 from msspose.video import Video
 
-COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "compare", "predict", "export")
+COMMANDS = ("demo", "browse", "prepare", "train", "evaluate", "compare", "predict", "export", "ablate")
 NETWORK = dict(n_stacks=1, width=8, depth=2)
 TINY = ("size=32 width=8 depth=2 regression_width=8 batch_size=4 seconds=0 bf16=false "
         "stage1.epochs=2 stage2.epochs=1 stage3.epochs=1").split()

@@ -172,7 +172,8 @@ def chapters() -> None:
 
 def tests() -> None:
     "pytest: properties, edge cases, bad input, the notebooks and the repository as documents"
-    run(sys.executable, "-m", "pytest", "--ignore", BY_BROWSER, "--durations", "10", "--durations-min", "2")
+    several = "--numprocesses", "2", "--dist", "worksteal"
+    run(sys.executable, "-m", "pytest", *several, "--ignore", BY_BROWSER, "--durations", "10", "--durations-min", "2")
 
 
 def content_of(wheel: Path) -> None:
