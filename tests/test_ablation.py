@@ -1,5 +1,6 @@
 "Ablation: the same people for all arms, counts as `evaluate` has them, intervals that hold what they promise, runs that go on."
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+from conftest import ROOT
 
 from msspose import cli
 from msspose.ablation import (
@@ -301,3 +304,13 @@ def test_answers_to_the_exercises_are_told_apart():
     assert judge(error, lambda a, b, e, s, m: np.sqrt(a * a / s + b * b / m + e * e / s / m)) == "right"
     assert judge(error, lambda a, b, e, s, m: a / s ** 0.5 + b / m ** 0.5 + e / (s * m) ** 0.5).startswith("not yet")    # deviations added
     assert judge(error, lambda a, b, e, s, m: np.sqrt(a * a / s + b * b / m + e * e / m)).startswith("not yet")           # rest over people
+
+
+def test_index_reports_the_study_that_is_stored():
+    "Each rung against the one before, with its interval, as the file has it."
+    study = Ablation.load(ROOT / "nbs" / "results" / "ladder.json")
+    rungs = list(study.arms)
+    steps = [*zip(rungs[:4], rungs[1:5], strict=True), ("hourglass", "two stacks")]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"[+-]\d\.\d\d \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", text.partition("the paper's ladder")[2].partition("\n")[0])
+    assert said == [str(study.difference(before, after, "standard")) for before, after in steps]

@@ -308,11 +308,11 @@ def table_of_chapters() -> dict[str, dict]:
     for _, text in texts(load(NBS / "index.ipynb")):
         for line in text.splitlines():
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-            if len(cells) != 4 or not re.match(r"\[?(\d\d|reference)\b", cells[0]): continue
+            if len(cells) != 5 or not re.match(r"\[?(\d\d|reference)\b", cells[0]): continue
             link = re.search(r"\]\(([^)]+\.ipynb)\)", cells[0])
             module = cells[1].strip("`")
             number = re.match(r"\[?(\w+)", cells[0])[1]
-            rows[number if number.isdigit() else module] = {"link": link and link[1], "module": module, "status": cells[3]}
+            rows[number if number.isdigit() else module] = {"link": link and link[1], "module": module, "minutes": cells[3], "status": cells[4]}
     return rows
 
 
@@ -323,6 +323,12 @@ def test_index_lists_all_chapters():
     for number, row in rows.items():
         assert row["status"] in STATUS, f"chapter {number} is {row['status']!r}"
         assert (row["status"] == "to come") == (row["link"] is None), f"chapter {number} is {row['status']}, and its page {row['link']}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_index_knows_how_long_a_chapter_takes(path):
+    said = re.search(r"\*Time:\*+ (\d+) minutes", "\n".join(text for _, text in texts(load(path))[:2]))
+    assert said and said[1] == table_of_chapters()[path.name[:2]]["minutes"]
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p.name != "index.ipynb"], ids=name_of)
