@@ -312,7 +312,8 @@ def table_of_chapters() -> dict[str, dict]:
             link = re.search(r"\]\(([^)]+\.ipynb)\)", cells[0])
             module = cells[1].strip("`")
             number = re.match(r"\[?(\w+)", cells[0])[1]
-            rows[number if number.isdigit() else module] = {"link": link and link[1], "module": module, "minutes": cells[3], "status": cells[4]}
+            row = {"link": link and link[1], "module": module, "minutes": cells[3], "status": cells[4]}
+            rows[number if number.isdigit() else module if module != "-" else link[1]] = row
     return rows
 
 

@@ -64,7 +64,7 @@ def commands(module: str, copy: Path) -> dict[str, list[str]]:
     tests = f"tests/test_{module}.py"
     if (copy / tests).exists(): found["tests"] = ["-m", "pytest", "-x", "-p", "no:cacheprovider", tests]
     first = (copy / "msspose" / f"{module}.py").read_text(encoding="utf-8").partition("File to edit: ../")[2].split("\n")[0].rstrip(".")
-    found["chapter"] = ["-c", "from nbdev.test import nbdev_test; nbdev_test()", "--path", first, "--n_workers", "0"]
+    found["chapter"] = ["-c", f"from nbdev.test import nbdev_test; nbdev_test({first!r}, n_workers=0)"]
     return found
 
 
