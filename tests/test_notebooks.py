@@ -335,7 +335,7 @@ def test_index_knows_how_long_a_chapter_takes(path):
 @pytest.mark.parametrize("path", [p for p in PATHS if p.name != "index.ipynb"], ids=name_of)
 def test_page_has_its_module(path):
     named = [directives(cell)["default_exp"] for _, cell in code_cells(load(path)) if "default_exp" in directives(cell)]
-    if path.name.startswith("15_"): return
+    if name_of(path) in {row["link"] for row in table_of_chapters().values() if row["module"] == "-"}: return
     assert len(named) == 1 and (ROOT / "msspose" / f"{named[0]}.py").exists()
     assert named[0] in {row["module"] for row in table_of_chapters().values()}, "index names another module"
 
