@@ -437,3 +437,8 @@ def test_every_step_runs_although_one_fails(monkeypatch, capsys):
     assert "3 of 3 steps" in printed and "failed: bad, worse" in printed
     monkeypatch.setattr(sys, "argv", ["check.py", "good"])
     assert check.main() == 0
+
+
+def test_colab_gets_what_a_clone_gets():
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras["colab"]) <= {*extras["dev"], *extras["course"]}

@@ -151,8 +151,9 @@ def settings() -> None:
     }
     wrong = [f"{name}: {ours!r} in settings.ini, {theirs!r} elsewhere" for name, (ours, theirs) in same.items() if ours != theirs]
     pins = {"nbdev==2.4.14", "fastcore>=1.12.3,<2", "execnb>=0.1.12,<0.2"}
-    missing = pins - set(project["optional-dependencies"]["dev"])
-    if missing: wrong.append(f"the extra dev of pyproject.toml lacks {', '.join(sorted(missing))}: nbdev dies at import without")
+    for extra in ("dev", "colab"):
+        missing = pins - set(project["optional-dependencies"][extra])
+        if missing: wrong.append(f"the extra {extra} of pyproject.toml lacks {', '.join(sorted(missing))}: nbdev dies at import without")
     listed = {f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)} - set(project["classifiers"])
     if listed: wrong.append(f"the classifiers of pyproject.toml lack {', '.join(sorted(listed))}")
     if wrong: raise Failed("\n".join(wrong))
