@@ -82,7 +82,8 @@ def mutate(module: str, lines: int, seed: int, copy: Path) -> list[dict]:
     ways, what = mutations(source), commands(module, copy)
     for name, command in what.items():
         started = time.monotonic()
-        if not passes(command, copy): raise SystemExit(f"{module}: its {name} fail before anything is broken: {' '.join(command)}")
+        if not (passes(command, copy) or passes(command, copy)):   # a second time: a busy machine may be too slow for one of them
+            raise SystemExit(f"{module}: its {name} fail before anything is broken: {' '.join(command)}")
         limits[name] = 60 + 5 * (time.monotonic() - started)
     try:
         for line in sorted(rng.sample(sorted(ways), min(lines, len(ways)))):
