@@ -189,7 +189,7 @@ class Square(NamedTuple):
 
 
 def trial_heatmaps(
-    estimator: PoseEstimator,
+    estimator,               # a PoseEstimator
     pictures: list,          # M, as `PoseEstimator` takes them, with one person each
     boxes: list,             # (M, 4) or M times (1, 4)
     trials: tuple = TRIALS,  # T rows of shift and scale
@@ -268,7 +268,7 @@ def near(joints: Tensor, truth: Truth) -> Tensor:
 
 # %% ../nbs/12_inference.ipynb #thresh03
 def calibrate(
-    estimator: PoseEstimator,
+    estimator,               # a PoseEstimator
     pictures: list,        # M of validation people, one person each
     boxes: list,           # (M, 4), as wrong as those that are to be expected
     truth: Truth,          # joints (M, N, 2) in pixels of the pictures, visible, reference
@@ -292,7 +292,7 @@ def calibrate(
 
 # %% ../nbs/12_inference.ipynb #table001
 def testing_schemes(
-    estimator: PoseEstimator,
+    estimator,               # a PoseEstimator
     thresholds: Thresholds,
     pictures: list,   # M, one person each
     boxes,            # (M, 4) or (M, 1, 4)
