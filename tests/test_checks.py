@@ -628,6 +628,17 @@ def test_ring_and_cross_are_where_they_should_be(name):
     assert not same(ring, cross)
 
 
+def test_squares_are_drawn_where_they_are():
+    "A corner and a side: the one that is wanted, then the one that was given."
+    exercise = EXERCISES["square_of_corners"]
+    verdict = judge(exercise, TYPICAL["square_of_corners"][1])
+    (boxes,), wanted, got = verdict.miss
+    _, *squares = picture(exercise, verdict).axes[0].patches
+    k = next(k for k in range(len(boxes)) if not same(got[1][k], wanted[1][k]))
+    for square, (center, side) in zip(squares, (wanted, got), strict=True):
+        assert same(np.add(square.get_xy(), square.get_width() / 2), center[k]) and same(square.get_width(), side[k])
+
+
 @pytest.mark.parametrize("guess", [86.466, 86, 87])
 def test_a_prediction_need_not_be_exact(guess):
     assert judge(EXERCISES["gaussian_pck"], guess).status == "right"

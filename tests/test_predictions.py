@@ -304,7 +304,9 @@ def test_bars_have_their_intervals_and_names(report):
 def test_curves_and_reliability_are_what_they_show(report):
     line = draw_curves(report).axes[0].lines[0]
     assert np.array_equal(line.get_ydata(), report.curve) and np.array_equal(line.get_xdata(), report.thresholds)
-    assert len(draw_curves({"a": report, "b": report}).axes[0].lines) == 2
+    two = draw_curves({"a": report, "b": report}).axes[0]
+    assert len(two.lines) == 2 and two.get_title() == "How near the predictions are"
+    assert draw_curves(report).axes[0].get_title() == f"PCKh@0.5 {report.total:.1f} %"
     assert draw_curves(report).axes[0].get_xlabel() == "threshold (heads)"
     with pytest.raises(ValueError, match="say nothing of confidence"):
         draw_reliability(replace(report, evidence=replace(report.evidence, confidence=None)))

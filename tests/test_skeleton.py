@@ -244,6 +244,7 @@ def test_integers_and_tensors_are_welcome():
     (np.zeros(16), np.zeros(16), r"got \(16,\)$"),
     (np.zeros((4, 16, 2)), np.zeros((3, 16)), r"visible: expected \(4, 16\).*got \(3, 16\)"),
     (np.zeros((16, 2)), np.full(16, 3), "holds 3; 0 is not annotated"),
+    (np.zeros((16, 2)), np.eye(16)[3] * 7, "holds 7.0; 0 is not annotated"),
     (np.zeros((16, 2)), np.full(16, np.nan), "holds nan"),
 ])
 def test_arrays_that_do_not_fit_are_refused(joints, visible, message):
