@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -212,7 +213,15 @@ def test_an_answer_that_cannot_be_stopped_is_left_behind_and_that_is_said():
     finally: enough.set()
 
 
-def test_the_stop_button_ends_the_waiting():
+@pytest.fixture
+def interruptible():
+    "As in a kernel; who runs the tests in the background of a shell has started them with Ctrl-C ignored."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_stop_button_ends_the_waiting(interruptible):
     threading.Timer(0.3, _thread.interrupt_main).start()
     started = time.perf_counter()
     assert judge(half, forever).fault == "for 3: interrupted, perhaps in a loop without an end"

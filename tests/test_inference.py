@@ -410,8 +410,8 @@ def test_all_looks_that_agree_agree_after_fusing_and_no_look_is_cut_off():
 
 
 def test_the_first_look_alone_stays_as_it_was():
-    maps = torch.rand(2, 1, 3, 16, 16)
-    assert torch.allclose(fuse(maps, ((0, 0, 1),)), maps[:, 0], atol=1e-6)
+    maps = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(fuse(maps, ((0, 0, 1),)), maps[:, 0], atol=1e-5)      # bicubic, with the weights of float32
 
 
 def test_looks_below_tau_s_are_left_out_and_the_first_is_kept_where_none_is_above():
