@@ -1,14 +1,14 @@
-"""Every page run once, as a learner meets it: in a real JupyterLab in a real browser, where there is one, else in a kernel alone.
+"""Every chapter run once, as a learner meets it: in a real JupyterLab in a real browser, where there is one, else in a kernel alone.
 
 A chapter runs from top to bottom. Beside it run its solutions, each where it stands, and every widget at its ends; the chapter sees
 nothing of that. What it shows is what the page stores. In the browser its controls are moved, and the solution of its exercise is typed.
 Pictures of the browser are kept in build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
 import ast
 import contextlib
-import functools
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,20 +143,12 @@ def visit(lab, name: str, notebook: dict, folder: Path) -> Visit:
 
 
 @pytest.fixture(scope="module")
-def visits(lab):
-    "A page, run when it is first asked for."
-    @functools.cache
-    def once(path: Path) -> Visit: return visit(lab, name_of(path), script(load(path)), path.parent)
-    return once
-
-
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    "A test for each page. All tests of one page go to one process, where it runs once."
-    groups = [pytest.param(path, id=name_of(path), marks=pytest.mark.xdist_group(name_of(path))) for path in paths]
-    return pytest.mark.parametrize("path", groups)
-
-
-RUN = [path for path in PATHS if any(map(is_run, load(path)["cells"]))]   # the others have words alone
+def visits(request, lab):
+    "The chosen pages, each run once, two at a time."
+    chosen = {item.callspec.params["path"] for item in request.session.items if "visits" in getattr(item, "fixturenames", ())}
+    with ThreadPoolExecutor(2) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
+        scripts = {path: script(load(path)) for path in sorted(chosen)}
+        yield {path: pool.submit(visit, lab, name_of(path), page, path.parent) for path, page in scripts.items()}
 
 
 # --- what may be wrong -----------------------------------------------------------------------------------------------------------------
@@ -216,31 +208,31 @@ def learner_faults(seen: Visit) -> list[str]:
                     if (before, after) != ("not started", "right")]
 
 
-@each(RUN)
-def test_page_runs_to_its_end(path, visits):
-    assert not page_faults(visits(path).done)
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
+def test_chapter_runs_to_its_end(path, visits):
+    assert not page_faults(visits[path].result().done)
 
 
-@each([p for p in PATHS if has_widgets(load(p))])
+@pytest.mark.parametrize("path", [p for p in PATHS if has_widgets(load(p))], ids=name_of)
 def test_widgets_work_at_their_start_and_at_their_ends(path, visits):
-    assert not widget_faults(visits(path).done)
+    assert not widget_faults(visits[path].result().done)
 
 
-@each([p for p in PATHS if has_solutions(load(p))])
+@pytest.mark.parametrize("path", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
 def test_solutions_are_right(path, visits):
-    assert not solution_faults(visits(path).done)
+    assert not solution_faults(visits[path].result().done)
 
 
-@each(RUN)
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 def test_a_page_stores_what_its_code_makes(path, visits):
-    "Not two pages of a run but all: they have run anyway. What fails here is made anew by make outputs, and looked at."
-    assert not stored_faults(load(path), visits(path).done)
+    "Not two chapters of a run but all: they have run anyway. What fails here is made anew by make outputs, and looked at."
+    assert not stored_faults(load(path), visits[path].result().done)
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
-@each(CHAPTERS)
+@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 def test_a_learner_moves_every_slider_and_solves_an_exercise(path, visits):
-    assert not learner_faults(visits(path))
+    assert not learner_faults(visits[path].result())
     assert (ARTEFACTS / f"{path.stem}.png").stat().st_size > 10_000
 
 
@@ -323,11 +315,21 @@ BROKEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def broken_visits(request, lab, tmp_path_factory):
+    "The chosen broken pages, each run once, two at a time."
+    items = [item for item in request.session.items if "broken_visits" in getattr(item, "fixturenames", ())]
+    chosen = {item.callspec.params["name"] for item in items}
+    with ThreadPoolExecutor(2) as pool:
+        scripts = {name: script(made_up(*BROKEN[name][0])) for name in chosen}
+        yield {name: pool.submit(lab.visit, name.replace(" ", "_") + ".ipynb", page, to_type(page), patience=5)
+               for name, page in scripts.items()}
+
+
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_broken_is_seen_in_the_browser(name, lab):
-    page = script(made_up(*BROKEN[name][0]))
-    seen = lab.visit(name.replace(" ", "_") + ".ipynb", page, to_type(page), patience=5)
+def test_what_is_broken_is_seen_in_the_browser(name, broken_visits):
+    seen = broken_visits[name].result()
     faults = page_faults(seen.done) + learner_faults(seen)
     if not BROKEN[name][1]: assert not faults + widget_faults(seen.done) + solution_faults(seen.done)
     for words in BROKEN[name][1]: assert any(words in fault for fault in faults), faults

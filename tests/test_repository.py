@@ -407,14 +407,17 @@ def test_settings_sees_what_parts(small):
 
 
 def test_every_page_runs_once(monkeypatch):
-    "All tests of a page belong to one group, and a group stays in one process."
+    "Chapters by tests/test_lab.py, in one step only; by nbdev_test the other pages, and no chapter."
     commands = []
+    monkeypatch.setattr(check, "tool", lambda name: name)
     monkeypatch.setattr(check, "run", lambda *command, **_: commands.append([str(part) for part in command]))
-    check.tests()
-    (command,) = commands
-    assert command[command.index("--dist") + 1] == "loadgroup" and "--ignore" not in command
-    source = (ROOT / "tests" / "test_lab.py").read_text(encoding="utf-8")
-    assert source.count("visits):") == source.count("\n@each(") == 5
+    check.chapters(), check.tests()
+    by_browser, by_nbdev, rest = commands
+    assert check.BY_BROWSER in by_browser and (ROOT / check.BY_BROWSER).is_file()
+    assert rest[rest.index("--ignore") + 1] == check.BY_BROWSER
+    left_out = by_nbdev[by_nbdev.index("--skip_file_re") + 1]
+    names = {path.name for path in (ROOT / "nbs").rglob("*.ipynb") if "checkpoints" not in str(path)}
+    assert {name for name in names if re.search(left_out, name)} == {path.name for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
 
 
 def test_every_step_runs_although_one_fails(monkeypatch, capsys):
