@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit   # Student's t; scipy.stats, which has it too, takes most of a second to import
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -177,7 +177,7 @@ def difference(
 
 
 def _around(middle: float, variance: float, freedom: float) -> tuple[float, float]:
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) if variance else 0.0
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance) if variance else 0.0
     return middle - half, middle + half
 
 # %% ../nbs/13_ablation.ipynb #ablatn13
@@ -417,4 +417,4 @@ def smallest_seen(
     variance = sum(parts)
     if seeds == 1: freedom = people - 1           # an interval that knows nothing of other seeds
     else: freedom = variance ** 2 / max((parts[0] + parts[2]) ** 2 / (seeds - 1) + (parts[1] + parts[2]) ** 2 / (people - 1), 1e-99)
-    return float((stats.t.ppf(0.975, freedom) + stats.t.ppf(power, freedom)) * math.sqrt(variance))
+    return float((stdtrit(freedom, 0.975) + stdtrit(freedom, power)) * math.sqrt(variance))

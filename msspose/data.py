@@ -17,7 +17,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.io
+import scipy   # reads scipy.io when a .mat file is met
 import torch
 from matplotlib.figure import Figure
 from PIL import Image

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import matplotlib.pyplot as plt
 import numpy as np
-import scipy.io
+import scipy
 from matplotlib.figure import Figure
 from torch import Tensor
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+FLAGS = ["--headless", "--no-sandbox", "--remote-debugging-port=0", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},   # every cell is there, also those out of sight
@@ -54,7 +55,8 @@ class Visit:
 
 
 class Lab:
-    "A server on this machine alone, with a folder of notebooks, and settings that ask nobody for news."
+    """A server on this machine alone, with a folder of notebooks, and settings that ask nobody for news. Beside it one browser that stays
+    open: a new one would read and compile JupyterLab for each page, which takes longer than some pages take to run."""
     def __init__(self, notebooks: Path, home: Path):
         self.notebooks, self.token = notebooks, secrets.token_hex(16)
         with socket.socket() as free:
@@ -72,8 +74,10 @@ class Lab:
         options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
                    "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}", "--LabApp.extension_manager=readonly"]
         self.log = home / "server.log"
+        self.profile = home / "browser"
         with open(self.log, "w", encoding="utf-8") as log:
             self.server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log, cwd=home)
+            self.browser = subprocess.Popen([browser(), *FLAGS, f"--user-data-dir={self.profile}"], stdout=log, stderr=log)
         self.wait()
 
     def ask(self, path: str, method: str = "GET"):
@@ -82,15 +86,17 @@ class Lab:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer: return answer.read()
 
     def wait(self, seconds: float = LONG / 1000) -> None:
-        "Until the server answers."
+        "Until the server answers and the browser has said where it listens."
         end = time.monotonic() + seconds
-        while time.monotonic() < end and self.server.poll() is None:
+        while time.monotonic() < end and self.server.poll() is None and self.browser.poll() is None:
             with contextlib.suppress(OSError):
                 self.ask("api/status")
+                port, path = (self.profile / "DevToolsActivePort").read_text(encoding="utf-8").split()
+                self.address = f"ws://127.0.0.1:{port}{path}"
                 return
             time.sleep(0.3)
         self.close()
-        raise RuntimeError(f"JupyterLab does not answer:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
+        raise RuntimeError(f"JupyterLab or the browser does not answer:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
 
     def end_kernels(self, name: str) -> None:
         "Those of one notebook."
@@ -98,9 +104,10 @@ class Lab:
             if session["path"] == name: self.ask(f"api/sessions/{session['id']}", "DELETE")
 
     def close(self) -> None:
-        self.server.terminate()
-        try: self.server.wait(30)
-        except subprocess.TimeoutExpired: self.server.kill(); self.server.wait()
+        for started in (self.browser, self.server):
+            started.terminate()
+            try: started.wait(30)
+            except subprocess.TimeoutExpired: started.kill(); started.wait()
 
     def visit(self, name: str, notebook: dict, exercises: list[tuple[int, str]], picture: Path | None = None,
               patience: float = 60) -> Visit:
@@ -109,12 +116,14 @@ class Lab:
 
         path = self.notebooks / name
         path.write_text(json.dumps(notebook), encoding="utf-8")
-        with sync_playwright() as playwright, playwright.chromium.launch(executable_path=browser(), args=FLAGS) as chromium:
-            page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+        with sync_playwright() as playwright, playwright.chromium.connect_over_cdp(self.address) as chromium:
+            page = chromium.contexts[0].new_page()
+            page.set_viewport_size({"width": 1280, "height": 1000})
             page.set_default_timeout(LONG)
             try: return self.on(page, path, exercises, patience)
             finally:
                 if picture: page.screenshot(path=picture)
+                page.close()
                 self.end_kernels(name)
 
     def on(self, page, path: Path, exercises: list[tuple[int, str]], patience: float) -> Visit:
