@@ -292,7 +292,7 @@ def _joint_bars(ax, report: Report, samples: int, seed: int) -> None:
         place += 0.5
     ax.set_xticks(*zip(*ticks, strict=True), rotation=60, ha="right", rotation_mode="anchor", fontsize=9)
     ax.axhline(report.total, color=INK, ls="--", lw=1)
-    ax.set_title(f"Blue: the person's left, red: their right; dashed: Total {report.total:.1f} %")
+    ax.set_title(f"Blue: the person's left, orange: their right; dashed: Total {report.total:.1f} %")
 
 # %% ../nbs/reference/predictions.ipynb #p6confus0
 def confusion(
