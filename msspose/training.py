@@ -95,7 +95,7 @@ class TrainConfig:
     clip: float = 1.0           # largest norm of the gradient, 0: any; without it SGD diverges from the paper's rate at this width
     ema: float = 0.0            # decay of a moving average of the weights, such as 0.999, which is then measured and saved; 0: none
     device: str = "auto"        # auto: a GPU if there is one; cpu, cuda, mps
-    bf16: bool = True           # compute convolutions in bfloat16: faster where the processor has it
+    bf16: bool = True           # compute convolutions in bfloat16, if the device does so by itself: about twice as fast
     compile: bool = False       # torch.compile: pays on a GPU, after a minute; not on a CPU
     threads: int = 1            # processor cores for the network; workers come on top
     workers: int = 1            # threads that make the pictures for it
@@ -297,12 +297,12 @@ def predict_heatmaps(
     images: Tensor,             # (B, 3, H, W) in [0, 1]
     skeleton: Skeleton,
     flip: bool = True,          # average with what the network says of the mirror image (decisions, row 24)
-    bf16: bool = False,         # compute convolutions in bfloat16
+    bf16: bool = False,         # compute convolutions in bfloat16, if the device does so by itself
 ) -> Tensor:                    # (B, N, h, w) float32, of the last stack
     "The network's answer, in evaluation mode."
     training = model.training
     model.eval()
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16 and has_bf16(images.device)):
         heatmaps = model(images)[-1][0].float()
         if flip: heatmaps = (heatmaps + model(images.flip(-1))[-1][0].float().flip(-1)[:, list(skeleton.flip)]) / 2
     model.train(training)
@@ -314,7 +314,7 @@ def predict_people(
     source: People | CropStore,
     indices,                    # which people
     batch_size: int = 50,
-    bf16: bool = False,         # compute convolutions in bfloat16
+    bf16: bool = False,         # compute convolutions in bfloat16, if the device does so by itself
 ) -> tuple[Tensor, Truth]:      # joints (M, N, 2) in pixels of the pictures, and where they really are; on the CPU
     "Joints of many people of a source. Where several processes train together each does its part, and all must call this."
     joints, _, truth = answers(model, source, indices, batch_size, bf16)
@@ -359,7 +359,7 @@ def evaluate_source(
     source: People | CropStore,
     count: int = 0,           # the first so many people; 0: all
     rule: str | None = None,  # default: official for the joints of MPII, pck for others
-    bf16: bool = False,       # compute convolutions in bfloat16
+    bf16: bool = False,       # compute convolutions in bfloat16, if the device does so by itself
 ) -> Report:
     "Predict and evaluate."
     joints, truth = predict_people(model, source, range(min(count, len(source)) or len(source)), bf16=bf16)
@@ -590,7 +590,8 @@ def accelerator_of(config: TrainConfig) -> Accelerator:
     parts = GradientAccumulationPlugin(num_steps=1)      # parts of a batch are weighed here, whatever a launcher has set
     precision = "bf16" if config.bf16 and has_bf16(torch.device(kind)) else "no"
     accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=precision, kwargs_handlers=[patient], gradient_accumulation_plugin=parts)
-    if config.bf16 and precision == "no" and accelerator.is_main_process: say("this GPU has no bfloat16: computing in float32")
+    lacking = config.bf16 and precision == "no" and kind != "cpu"       # most processors lack it: nothing to tell
+    if lacking and accelerator.is_main_process: say("this GPU has no bfloat16: computing in float32")
     return accelerator
 
 # %% ../nbs/11_training.ipynb #training1
@@ -725,7 +726,7 @@ def measure(training: Training) -> None:
     "After an epoch: joints found on validation people. The best model so far is kept, and the rate may fall."
     p, folder = training.progress, training.folder
     network = training.current.mss if training.stage == 1 else training.current
-    report = training.watcher.measure(network, training.config.bf16 and has_bf16(training.device))
+    report = training.watcher.measure(network, training.config.bf16)
     p.history.append({
         "stage": training.stage, "epoch": p.epoch, "step": p.step, "pictures": p.pictures, "seconds": round(p.seconds, 3),
         "loss": float(np.mean(p.losses)) if p.losses else None, "pck": report.total, "count": report.n,
@@ -826,8 +827,11 @@ def bf16_of(config: TrainConfig, device: torch.device):
 
 
 def has_bf16(device: torch.device) -> bool:
-    "Does this device compute in bfloat16 by itself? Older GPUs imitate it, more slowly than float32."
+    "Does this device compute in bfloat16 by itself? Older GPUs and many processors imitate it, several times slower than float32."
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}    # an older PyTorch does not tell
+        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))       # x86, x86, ARM
     return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 

@@ -463,6 +463,22 @@ def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so(monkeypatch, cap
     assert ("this GPU has no bfloat16" in capsys.readouterr().err) == (bf16 and not has)
 
 
+@pytest.mark.parametrize("able, precision", [
+    ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"architecture": "aarch64", "bf16": True}, "bf16"),
+    ({"avx512_f": True, "avx512_bf16": False}, "no"), ({}, "no"), (None, "no")])
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch, capsys, able, precision):
+    "Imitated, a step takes many times longer; the one or the other is no news. None: a PyTorch that cannot say."
+    if able is None: monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert training.accelerator_of(replace(SHORT, bf16=True, device="cpu")).mixed_precision == precision
+    model, images = training.PoseNet(MPII, n_stacks=1, width=8, depth=2), torch.rand(2, 3, 32, 32)
+    computed = []
+    model.register_forward_hook(lambda module, given, outputs: computed.append(outputs[0][0].dtype))
+    training.predict_heatmaps(model, images, MPII, bf16=True)
+    assert computed and set(computed) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert capsys.readouterr().err == ""
+
+
 def test_parts_are_weighed_once_whatever_a_launcher_has_set(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")      # as accelerate launch --gradient_accumulation_steps 4 does
     assert training.accelerator_of(SHORT).gradient_accumulation_steps == 1

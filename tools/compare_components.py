@@ -26,7 +26,7 @@ from msspose.crops import Loader
 from msspose.data import replacing
 from msspose.people import People
 from msspose.regression import LADDER, PoseNet
-from msspose.training import NETWORK, PRESETS, TrainConfig, masked, predict_people
+from msspose.training import NETWORK, PRESETS, TrainConfig, has_bf16, masked, predict_people
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = LADDER["hourglass"]
@@ -59,12 +59,12 @@ def learn(config: TrainConfig, people: StoredPeople, pictures: int) -> PoseNet:
     "One stage for all, so that arms differ in nothing but the component: all learns from the start, masking comes in the last quarter."
     model = PoseNet(people.skeleton, **{name: getattr(config, name) for name in NETWORK}).train()
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay, fused=True)
-    loader = Loader(people, config.batch_size, config.seed, pictures)
+    loader, half = Loader(people, config.batch_size, config.seed, pictures), has_bf16(torch.device("cpu"))
     for step, batch in enumerate(loader.epoch(0)):
         for group in optimiser.param_groups: group["lr"] = rate(step / len(loader))
         last_quarter = step >= 0.75 * len(loader)
         if config.masking and last_quarter: batch = masked(batch, people.skeleton, config.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16): outputs = model(batch.images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half): outputs = model(batch.images)
         optimiser.zero_grad()
         model.loss(outputs, batch.joints, batch.visible, alpha=config.structure_weight / people.skeleton.n_joints).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
