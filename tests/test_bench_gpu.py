@@ -37,7 +37,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 def test_a_tiny_version_measures_everything(bench, tmp_path):
     file = tmp_path / "new" / "gpu.json"
-    done = call("--cpu", "--each", "0.5", "--out", str(file), TORCH_COMPILE_DISABLE="1")     # a compiler would take minutes
+    done = call("--cpu", "--each", "0.1", "--out", str(file), TORCH_COMPILE_DISABLE="1")     # a compiler would take minutes
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text(encoding="utf-8"))
     assert {"device", "torch", "size", "goals", "bandwidth", "arithmetic", "roofs", "rows"} <= set(result)

@@ -160,7 +160,7 @@ print(len(used), (end - middle) / 1e6, len(used) * frame.nbytes / 1e6)
 """
 
 
-@pytest.mark.parametrize("source, target", [(".gif", ".gif"), (".mp4", ".mp4"), (".gif", ".mp4"), (".mp4", ".gif")])
+@pytest.mark.parametrize("source, target", [(".gif", ".mp4"), (".mp4", ".gif")])     # either is read, and either is written
 def test_memory_does_not_grow_over_300_frames(tmp_path, source, target):
     "A fresh process; 300 frames of 320 x 240 are 69 MB. Holding them would show from the second hundred to the third."
     frame = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)

@@ -256,6 +256,7 @@ def main() -> int:
                                      epilog="\n".join(f"{name:10s}{step.__doc__}" for name, step in STEPS.items()))
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"one of {', '.join(STEPS)}; default: all")
     chosen = parser.parse_args().steps or list(STEPS)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)   # some three hundred processes start: what they import is compiled once, not by each
     unknown = [name for name in chosen if name not in STEPS]
     if unknown: parser.error(f"no step {unknown[0]!r}: there are {', '.join(STEPS)}")
     results = []
