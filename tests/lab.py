@@ -16,6 +16,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--remote-debugging-port=0", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -54,9 +55,31 @@ class Visit:
     errors: list[str] = field(default_factory=list)                # errors and complaints on the page, in widgets too
 
 
+class Browser:
+    "A Chromium that stays open: a new one would read and compile JupyterLab for each page, which takes longer than some pages take to run."
+    def __init__(self, home: Path):
+        home.mkdir(parents=True)
+        with open(home / "browser.log", "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen([browser(), *FLAGS, f"--user-data-dir={home}"], stdout=log, stderr=log)
+        listens, end = home / "DevToolsActivePort", time.monotonic() + LONG / 1000
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError, ValueError):     # not there yet, or half written
+                port, path = listens.read_text(encoding="utf-8").split()
+                self.address = f"ws://127.0.0.1:{port}{path}"
+                return
+            time.sleep(0.1)
+        ended(self.process)
+        raise RuntimeError(f"the browser does not answer:\n{(home / 'browser.log').read_text(encoding='utf-8')[-2000:]}")
+
+
+def ended(process: subprocess.Popen) -> None:
+    process.terminate()
+    try: process.wait(30)
+    except subprocess.TimeoutExpired: process.kill(); process.wait()
+
+
 class Lab:
-    """A server on this machine alone, with a folder of notebooks, and settings that ask nobody for news. Beside it one browser that stays
-    open: a new one would read and compile JupyterLab for each page, which takes longer than some pages take to run."""
+    "A server on this machine alone, with a folder of notebooks, and settings that ask nobody for news."
     def __init__(self, notebooks: Path, home: Path):
         self.notebooks, self.token = notebooks, secrets.token_hex(16)
         with socket.socket() as free:
@@ -74,10 +97,9 @@ class Lab:
         options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
                    "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}", "--LabApp.extension_manager=readonly"]
         self.log = home / "server.log"
-        self.profile = home / "browser"
+        self.home, self.browsers, self.idle = home, [], SimpleQueue()     # idle: who visits nothing now
         with open(self.log, "w", encoding="utf-8") as log:
             self.server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log, cwd=home)
-            self.browser = subprocess.Popen([browser(), *FLAGS, f"--user-data-dir={self.profile}"], stdout=log, stderr=log)
         self.wait()
 
     def ask(self, path: str, method: str = "GET"):
@@ -86,17 +108,15 @@ class Lab:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer: return answer.read()
 
     def wait(self, seconds: float = LONG / 1000) -> None:
-        "Until the server answers and the browser has said where it listens."
+        "Until the server answers."
         end = time.monotonic() + seconds
-        while time.monotonic() < end and self.server.poll() is None and self.browser.poll() is None:
+        while time.monotonic() < end and self.server.poll() is None:
             with contextlib.suppress(OSError):
                 self.ask("api/status")
-                port, path = (self.profile / "DevToolsActivePort").read_text(encoding="utf-8").split()
-                self.address = f"ws://127.0.0.1:{port}{path}"
                 return
             time.sleep(0.3)
         self.close()
-        raise RuntimeError(f"JupyterLab or the browser does not answer:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
+        raise RuntimeError(f"JupyterLab does not answer:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
 
     def end_kernels(self, name: str) -> None:
         "Those of one notebook."
@@ -104,10 +124,17 @@ class Lab:
             if session["path"] == name: self.ask(f"api/sessions/{session['id']}", "DELETE")
 
     def close(self) -> None:
-        for started in (self.browser, self.server):
-            started.terminate()
-            try: started.wait(30)
-            except subprocess.TimeoutExpired: started.kill(); started.wait()
+        for process in (*(one.process for one in self.browsers), self.server): ended(process)
+
+    @contextlib.contextmanager
+    def one_browser(self):
+        "One that nobody else drives: who drives a browser is told all that happens in it."
+        try: one = self.idle.get_nowait()
+        except Empty:
+            one = Browser(self.home / "browsers" / secrets.token_hex(4))
+            self.browsers.append(one)
+        try: yield one
+        finally: self.idle.put(one)
 
     def visit(self, name: str, notebook: dict, exercises: list[tuple[int, str]], picture: Path | None = None,
               patience: float = 60) -> Visit:
@@ -116,7 +143,7 @@ class Lab:
 
         path = self.notebooks / name
         path.write_text(json.dumps(notebook), encoding="utf-8")
-        with sync_playwright() as playwright, playwright.chromium.connect_over_cdp(self.address) as chromium:
+        with self.one_browser() as one, sync_playwright() as playwright, playwright.chromium.connect_over_cdp(one.address) as chromium:
             page = chromium.contexts[0].new_page()
             page.set_viewport_size({"width": 1280, "height": 1000})
             page.set_default_timeout(LONG)
@@ -155,6 +182,14 @@ ENDED = """() => {
     const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
     return cells.some(t => /\\d/.test(t)) && !cells.some(t => t.includes('*'));
 }"""
+
+
+# What tells one figure from another: a figure itself is a megabyte that would have to be sent.
+DIGESTS = """images => images.map(image => {
+    let digest = 0;
+    for (const c of image.src) digest = (31 * digest + c.charCodeAt(0)) | 0;
+    return `${image.src.length} ${digest}`;
+})"""
 
 
 # What stands beside a control.
@@ -201,7 +236,7 @@ def answered(page, number: int, solution: str) -> tuple[str, str]:
 
 def pictures(widget) -> list[str]:
     "What its figures are, all at one moment: one that is asked later may be gone, and would be waited for."
-    return widget.locator("img").evaluate_all("images => images.map(image => image.src)")
+    return widget.locator("img").evaluate_all(DIGESTS)
 
 
 def settled(page, widget) -> list[str]:
