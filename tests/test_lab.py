@@ -144,9 +144,9 @@ def visit(lab, name: str, notebook: dict, folder: Path) -> Visit:
 
 @pytest.fixture(scope="module")
 def visits(request, lab):
-    "The chosen pages, each run once, three at a time: where a browser is waited for, two would leave a core idle."
+    "The chosen pages, each run once, two at a time: with three, two cores took longer."
     chosen = {item.callspec.params["path"] for item in request.session.items if "visits" in getattr(item, "fixturenames", ())}
-    with ThreadPoolExecutor(3) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
+    with ThreadPoolExecutor(2) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
         scripts = {path: script(load(path)) for path in sorted(chosen)}
         yield {path: pool.submit(visit, lab, name_of(path), page, path.parent) for path, page in scripts.items()}
 
@@ -317,10 +317,10 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def broken_visits(request, lab, tmp_path_factory):
-    "The chosen broken pages, each run once, three at a time."
+    "The chosen broken pages, each run once, two at a time."
     items = [item for item in request.session.items if "broken_visits" in getattr(item, "fixturenames", ())]
     chosen = {item.callspec.params["name"] for item in items}
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         scripts = {name: script(made_up(*BROKEN[name][0])) for name in chosen}
         yield {name: pool.submit(lab.visit, name.replace(" ", "_") + ".ipynb", page, to_type(page), patience=5)
                for name, page in scripts.items()}
