@@ -95,7 +95,7 @@ class TrainConfig:
     clip: float = 1.0           # largest norm of the gradient, 0: any; without it SGD diverges from the paper's rate at this width
     ema: float = 0.0            # decay of a moving average of the weights, such as 0.999, which is then measured and saved; 0: none
     device: str = "auto"        # auto: a GPU if there is one; cpu, cuda, mps
-    bf16: bool = True           # compute convolutions in bfloat16, if the device does so by itself: about twice as fast
+    bf16: bool = True           # compute convolutions in bfloat16, if the device does so by itself: two to three times as fast
     compile: bool = False       # torch.compile: pays on a GPU, after a minute; not on a CPU
     threads: int = 1            # processor cores for the network; workers come on top
     workers: int = 1            # threads that make the pictures for it
