@@ -70,7 +70,8 @@ def commands(module: str, copy: Path) -> dict[str, list[str]]:
 
 def passes(command: list[str], copy: Path, limit: float | None = None) -> bool | None:
     "None: it took longer than the limit."
-    env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "MSSPOSE_PROGRESS": os.devnull}
+    # No bytecode: Python tells old from new by size and second, and two broken modules may share both.
+    env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "MSSPOSE_PROGRESS": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     try: return not subprocess.run([sys.executable, *command], cwd=copy, env=env, capture_output=True, timeout=limit).returncode
     except subprocess.TimeoutExpired: return None
 
