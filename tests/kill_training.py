@@ -6,6 +6,7 @@
 The moments are random, but for --seed. The tests run a short version of this.
 """
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -42,6 +43,7 @@ else: START = multiprocessing.get_context("spawn")
 
 def train(config: TrainConfig, folder: Path, rank: int, processes: int, port: int, news, asked: tuple[int, int] | None = None) -> None:
     "What one process does. The first says at which step it is, and when it begins and has done a save. One may be asked to stop."
+    gc.freeze()   # what it was copied with is no garbage, and not looked through for it
     if processes > 1: os.environ |= {key: str(value) for key, value in {
         "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port}.items()}
