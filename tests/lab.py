@@ -95,7 +95,8 @@ class Lab:
         env |= {name: str(home / folder) for name, folder in own.items()}
         env |= {"JUPYTER_TOKEN": self.token, "OMP_NUM_THREADS": "1", "IN_TEST": "1"}
         options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
-                   "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}", "--LabApp.extension_manager=readonly"]
+                   "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}", "--LabApp.extension_manager=readonly",
+                   "--LabApp.expose_app_in_browser=True"]
         self.log = home / "server.log"
         self.home, self.browsers, self.idle = home, [], SimpleQueue()     # idle: who visits nothing now
         with open(self.log, "w", encoding="utf-8") as log:
@@ -144,20 +145,32 @@ class Lab:
         path = self.notebooks / name
         path.write_text(json.dumps(notebook), encoding="utf-8")
         with self.one_browser() as one, sync_playwright() as playwright, playwright.chromium.connect_over_cdp(one.address) as chromium:
-            page = chromium.contexts[0].new_page()
-            page.set_viewport_size({"width": 1280, "height": 1000})
-            page.set_default_timeout(LONG)
-            try: return self.on(page, path, exercises, patience)
+            page = self.opened(chromium.contexts[0], name)
+            whole = False
+            try:
+                seen = self.on(page, path, exercises, patience)
+                whole = True
+                return seen
             finally:
                 if picture: page.screenshot(path=picture)
-                page.close()
+                if not whole: page.close()     # who comes next finds nothing half done
                 self.end_kernels(name)
+
+    def opened(self, context, name: str):
+        "The tab of the browser, with one notebook open and its kernel ready. JupyterLab is loaded once: that takes as long as many a page."
+        address = f"http://127.0.0.1:{self.port}/lab"
+        page = next((page for page in context.pages if page.url.startswith(address)), None)
+        if not page:
+            page = context.new_page()
+            page.goto(f"{address}?reset&token={self.token}", timeout=LONG)
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.set_default_timeout(LONG)
+        page.wait_for_function("() => window.jupyterapp?.shell.restored")
+        page.evaluate(OPEN, name)
+        return page
 
     def on(self, page, path: Path, exercises: list[tuple[int, str]], patience: float) -> Visit:
         seen = Visit()
-        name = path.relative_to(self.notebooks).as_posix()
-        page.goto(f"http://127.0.0.1:{self.port}/lab/workspaces/{path.stem}/tree/{name}?token={self.token}")
-        idle(page)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.wait_for_function(ENDED, polling=500)   # milliseconds; by default it asks with every frame
@@ -175,6 +188,20 @@ class Lab:
                 else: seen.still.append(control.evaluate(LABEL))
         seen.errors += [error for error in complaints(page.locator(".jp-Notebook")) if error not in seen.errors]
         return seen
+
+
+# What was open is closed, and not saved.
+OPEN = """async path => {
+    await jupyterapp.restored;
+    for (const open of [...jupyterapp.shell.widgets('main')]) {
+        if (open.context) open.context.model.dirty = false;
+        open.close();
+    }
+    const opened = await jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'});
+    await opened.context.ready;
+    await opened.sessionContext.ready;
+    await opened.revealed;
+}"""
 
 
 # Every cell has a number, none a star; or an error has ended the run, and nothing waits any more.

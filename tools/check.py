@@ -251,6 +251,21 @@ def demo_of(command: str, away: Path, clear: dict[str, str]) -> str:
 STEPS = {step.__name__: step for step in (sync, clean, readme, settings, lint, chapters, tests, wheel)}
 
 
+def beside(name: str):
+    "Start a step in a process of its own; what is returned waits for it, and says what it has said."
+    said = tempfile.TemporaryFile("w+", encoding="utf-8")
+    step = subprocess.Popen([sys.executable, __file__, name], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+
+    def wait() -> None:
+        failed = step.wait()
+        said.seek(0)
+        print(said.read().strip(), flush=True)
+        if failed: raise Failed(f"`check.py {name}` ended with {failed}")
+
+    wait.__doc__ = f"{STEPS[name].__doc__}; it ran beside the step before"
+    return wait
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="\n".join(f"{name:10s}{step.__doc__}" for name, step in STEPS.items()))
@@ -259,11 +274,12 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)   # some three hundred processes start: what they import is compiled once, not by each
     unknown = [name for name in chosen if name not in STEPS]
     if unknown: parser.error(f"no step {unknown[0]!r}: there are {', '.join(STEPS)}")
-    results = []
+    results, steps, began = [], dict(STEPS), time.perf_counter()
     for name in chosen:
-        print(f"\n== {name}: {STEPS[name].__doc__}", flush=True)
+        if name == "tests" and "wheel" in chosen: steps["wheel"] = beside("wheel")   # it installs, which takes one core and the disk
+        print(f"\n== {name}: {steps[name].__doc__}", flush=True)
         start, trouble = time.perf_counter(), None
-        try: STEPS[name]()
+        try: steps[name]()
         except Failed as error: trouble = str(error)
         except KeyboardInterrupt: trouble = "interrupted"
         except Exception as error: trouble = f"{type(error).__name__}: {error}"   # one broken step must not hide the others
@@ -274,7 +290,7 @@ def main() -> int:
     failed = [name for name, _, trouble in results if trouble]
     print("\n" + "\n".join(f"{name:10s}{seconds:7.1f} s  {'FAILED' if trouble else 'ok'}" for name, seconds, trouble in results))
     verdict = f"failed: {', '.join(failed)}" if failed else "all passed"
-    print(f"{len(results)} of {len(chosen)} steps in {sum(seconds for _, seconds, _ in results):.0f} s, {verdict}", flush=True)
+    print(f"{len(results)} of {len(chosen)} steps in {time.perf_counter() - began:.0f} s, {verdict}", flush=True)
     return 130 if results[-1][2] == "interrupted" else int(bool(failed))
 
 
