@@ -30,7 +30,7 @@ demo: $(VENV)/.run  ## train on generated people for three minutes: report, figu
 	@echo "Training a pose network on generated people; results go to $(OUT)"
 	@$(BIN)/msspose demo --out "$(OUT)"
 
-test: $(VENV)/.dev  ## check everything, in twenty to thirty minutes (or some of it: STEPS="lint tests")
+test: $(VENV)/.dev  ## check everything, in about a quarter of an hour on two cores (or some of it: STEPS="lint tests")
 	@echo "Checking notebooks, modules, documents, tests and the wheel"
 	@$(BIN)/python tools/check.py $(STEPS)
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 import venv
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,9 +48,7 @@ def run(*command: object, cwd: Path = ROOT, quiet: bool = False, **env: str) -> 
     command = [str(part) for part in command]
     done = subprocess.run(command, cwd=cwd, env={**os.environ, **CALM, **env}, text=True, encoding="utf-8",
                           stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None)
-    if done.returncode:
-        if quiet: print(done.stdout)
-        raise Failed(f"`{' '.join([Path(command[0]).name, *command[1:]])}` ended with {done.returncode}")
+    if done.returncode: raise Failed(f"{done.stdout or ''}`{' '.join([Path(command[0]).name, *command[1:]])}` ended with {done.returncode}")
     return done.stdout or ""
 
 
@@ -193,7 +192,7 @@ def empty_environment(folder: Path) -> Path:
     return scripts / ("python.exe" if os.name == "nt" else "python")
 
 
-def wheel() -> None:
+def wheel() -> str:
     "the wheel, in an empty environment away from the checkout: msspose --help, a pose, and a demo of five seconds"
     with copy_of_checkout() as copy, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         away = Path(folder).resolve()
@@ -211,8 +210,7 @@ def wheel() -> None:
         offered = run(command, "--help", cwd=away, quiet=True, **clear)
         lacking = [name for name in ("demo", "train", "evaluate", "predict", "export") if name not in offered]
         if lacking: raise Failed(f"`msspose --help` does not offer {', '.join(lacking)}:\n{offered}")
-        print(pose_of(command, python, away, clear))
-        print(demo_of(command, away, clear))
+        return pose_of(command, python, away, clear) + "\n" + demo_of(command, away, clear)
 
 
 PERSON = """
@@ -251,19 +249,14 @@ def demo_of(command: str, away: Path, clear: dict[str, str]) -> str:
 STEPS = {step.__name__: step for step in (sync, clean, readme, settings, lint, chapters, tests, wheel)}
 
 
-def beside(name: str):
-    "Start a step in a process of its own; what is returned waits for it, and says what it has said."
-    said = tempfile.TemporaryFile("w+", encoding="utf-8")
-    step = subprocess.Popen([sys.executable, __file__, name], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
-
-    def wait() -> None:
-        failed = step.wait()
-        said.seek(0)
-        print(said.read().strip(), flush=True)
-        if failed: raise Failed(f"`check.py {name}` ended with {failed}")
-
-    wait.__doc__ = f"{STEPS[name].__doc__}; it ran beside the step before"
-    return wait
+def attempt(step) -> tuple[str | None, float, str | None]:
+    "What a step has to say, how long it took, and what is wrong: one broken step must not hide the others."
+    start, said, trouble = time.perf_counter(), None, None
+    try: said = step()
+    except Failed as error: trouble = str(error)
+    except KeyboardInterrupt: trouble = "interrupted"
+    except Exception as error: trouble = f"{type(error).__name__}: {error}"
+    return said, time.perf_counter() - start, trouble
 
 
 def main() -> int:
@@ -274,19 +267,17 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)   # some three hundred processes start: what they import is compiled once, not by each
     unknown = [name for name in chosen if name not in STEPS]
     if unknown: parser.error(f"no step {unknown[0]!r}: there are {', '.join(STEPS)}")
-    results, steps, began = [], dict(STEPS), time.perf_counter()
-    for name in chosen:
-        if name == "tests" and "wheel" in chosen: steps["wheel"] = beside("wheel")   # it installs, which takes one core and the disk
-        print(f"\n== {name}: {steps[name].__doc__}", flush=True)
-        start, trouble = time.perf_counter(), None
-        try: steps[name]()
-        except Failed as error: trouble = str(error)
-        except KeyboardInterrupt: trouble = "interrupted"
-        except Exception as error: trouble = f"{type(error).__name__}: {error}"   # one broken step must not hide the others
-        if trouble: print(trouble, flush=True)
-        results.append((name, time.perf_counter() - start, trouble))
-        print(f"-- {name}: {'FAILED' if trouble else 'ok'}, {results[-1][1]:.1f} s", flush=True)
-        if trouble == "interrupted": break
+    results, early, began = [], None, time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        for i, name in enumerate(chosen):
+            if name == "tests" and "wheel" in chosen[i:]: early = pool.submit(attempt, STEPS["wheel"])   # it needs the disk and one core
+            print(f"\n== {name}: {STEPS[name].__doc__}", flush=True)
+            said, seconds, trouble = early.result() if name == "wheel" and early else attempt(STEPS[name])
+            for text in (said, trouble):
+                if text: print(text, flush=True)
+            results.append((name, seconds, trouble))
+            print(f"-- {name}: {'FAILED' if trouble else 'ok'}, {seconds:.1f} s", flush=True)
+            if trouble == "interrupted": break
     failed = [name for name, _, trouble in results if trouble]
     print("\n" + "\n".join(f"{name:10s}{seconds:7.1f} s  {'FAILED' if trouble else 'ok'}" for name, seconds, trouble in results))
     verdict = f"failed: {', '.join(failed)}" if failed else "all passed"
