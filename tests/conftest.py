@@ -25,15 +25,15 @@ else:
     hypothesis.settings.load_profile("msspose")
 
 
+frozen = [0]   # how many modules there were at the last look
+
+
 def pytest_runtest_setup(item):
     "A training collects garbage three times. Modules are none: they are not looked through for it, a fifth of what such a test took."
     if len(sys.modules) > frozen[0] + 50:
         gc.collect()
         gc.freeze()
         frozen[0] = len(sys.modules)
-
-
-frozen = [0]   # how many modules there were at the last look
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ class Lab:
             page.goto(f"{address}?reset&token={self.token}", timeout=LONG)
         page.set_viewport_size({"width": 1280, "height": 1000})
         page.set_default_timeout(LONG)
-        page.wait_for_function("() => window.jupyterapp?.shell.restored")
+        page.wait_for_function("() => 'jupyterapp' in window")
         page.evaluate(OPEN, name)
         return page
 

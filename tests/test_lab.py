@@ -5,6 +5,7 @@ nothing of that. What it shows is what the page stores. In the browser its contr
 Pictures of the browser are kept in build/lab, or in the folder that MSSPOSE_ARTEFACTS names."""
 import ast
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -269,6 +270,16 @@ GOOD = (WIDGET.format(bad=9, shown="n"), CHECK, SQUARE, solution(SOLVED))
 @pytest.mark.parametrize("bad, faults", [(9, 0), (2, 1), (4, 1)], ids=["good", "broken at the start", "broken at an end"])
 def test_a_broken_widget_is_seen(bad, faults, tmp_path):
     assert len(widget_faults(run_in_kernel(script(made_up(WIDGET.format(bad=bad, shown=1))), tmp_path))) == faults
+
+
+def test_any_two_ends_of_a_widget_meet(tmp_path):
+    page = "from ipywidgets import interact\ndef view(a, b, c, d, e): print(a, b, c, d, e)\ninteract(view, {}, e=[('p', 1), ('q', 2)]);"
+    done = run_in_kernel(script(made_up(page.format("a=(0, 4), b=False, c=['x', 'y', 'z'], d=(0.0, 1.0)"))), tmp_path)
+    *runs, said = text_of(cells_by_role(done, "ends")[0]).split("\n")[:-1]
+    assert said == "WIDGETS 1" and len(runs) == 8
+    controls = list(zip(*(run.split() for run in runs), strict=True))
+    assert [set(control) for control in controls] == [{"0", "4"}, {"False", "True"}, {"x", "z"}, {"0.0", "1.0"}, {"1", "2"}]
+    for one, other in itertools.combinations(controls, 2): assert len(set(zip(one, other, strict=True))) == 4
 
 
 def test_a_wrong_solution_is_seen(tmp_path):

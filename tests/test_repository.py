@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -437,6 +438,28 @@ def test_every_step_runs_although_one_fails(monkeypatch, capsys):
     assert "3 of 3 steps" in printed and "failed: bad, worse" in printed
     monkeypatch.setattr(sys, "argv", ["check.py", "good"])
     assert check.main() == 0
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_wheel_is_made_beside_the_tests_and_speaks_at_its_turn(monkeypatch, capsys, broken):
+    made = threading.Event()
+    def tests():
+        "waits for the wheel"
+        if not made.wait(10): raise check.Failed("the wheel was not begun")
+        print("tested")
+    def wheel():
+        "is begun with the tests"
+        made.set()
+        if broken: raise check.Failed("no wheel")
+        return "made"
+
+    monkeypatch.setattr(check, "STEPS", {f.__name__: f for f in (tests, wheel)})
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    assert check.main() == broken
+    printed = capsys.readouterr().out
+    in_order = "== tests", "tested", "-- tests: ok", "== wheel", "no wheel" if broken else "made", "-- wheel"
+    places = [printed.index(text) for text in in_order]
+    assert places == sorted(places)
 
 
 def test_colab_gets_what_a_clone_gets():
