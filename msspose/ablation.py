@@ -366,14 +366,16 @@ def ablate(
     if len(arms) < 2 or seeds < 1 or workers < 1:
         raise ValueError(f"{len(arms)} arms, seeds={seeds}, workers={workers}: expected at least 2, 1 and 1")
     if wrong := [name for name in tests if name not in SETS]: raise ValueError(f"tests: no set of people is called {wrong[0]!r}")
+    if wrong := [name for changes in arms.values() for name in changes if name not in {f.name for f in fields(TrainConfig)}]:
+        raise ValueError(f"arms: {wrong[0]} is no setting of TrainConfig")
     with RunFolder(out) as folder:
+        asked = {"data": config.data, "pictures": pictures, "settings": settings(config), "tests": list(tests)}
+        if (before := folder.read("study.json")) is not None and (differ := [key for key in asked if before.get(key) != asked[key]]):
+            raise ValueError(f"{folder.path}: holds an ablation with other {', '.join(differ)}; pass another folder")
         source, _ = sources_of(config.data, config.size, folder.path / "people", pictures // 2, tests, progress)
         epochs, config = (8, replace(config, epoch_size=pictures // 8)) if isinstance(source, People) else (pictures // len(source), config)
         jobs = [Job(arm, _of_arm(config, changes, seed, epochs), folder.path / f"{arm.replace('/', ' over ').replace(' ', '_')}-{seed}",
                     folder.path / "people", pictures) for seed in range(seeds) for arm, changes in arms.items()]
-        asked = {"data": config.data, "pictures": pictures, "settings": settings(config), "tests": list(tests)}
-        if (before := folder.read("study.json")) is not None and (differ := [key for key in asked if before.get(key) != asked[key]]):
-            raise ValueError(f"{folder.path}: holds an ablation with other {', '.join(differ)}; pass another folder")
         folder.write("study.json", asked)
         about = {"desc": f"{len(jobs)} trainings", "unit": " pictures", "unit_scale": True, "disable": not progress}
         with tqdm(total=len(jobs) * pictures, **about) as bar:
@@ -385,8 +387,6 @@ def ablate(
 
 
 def _of_arm(config: TrainConfig, changes: dict, seed: int, epochs: int) -> TrainConfig:
-    if wrong := [name for name in changes if name not in {f.name for f in fields(TrainConfig)}]:
-        raise ValueError(f"arms: {wrong[0]} is no setting of TrainConfig")
     chosen = scheduled(replace(config, **changes, seed=seed), epochs)
     check_config(chosen)
     return chosen

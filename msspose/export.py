@@ -62,13 +62,13 @@ def export_onnx(
     missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
     if missing: raise ValueError(f"to export, pip install msspose[onnx] ({' and '.join(missing)} missing)")
     network = CropsToJoints(estimator, flip).eval().cpu()
-    with quiet():
+    skeleton = {"skeleton": estimator.skeleton.name, "joints": json.dumps(estimator.skeleton.joints)}
+    with replacing(file) as aside, quiet():     # where there can be no such file, that is said before ten seconds of work
         program = torch.onnx.export(network, (torch.zeros(2, 3, estimator.size, estimator.size),), dynamo=True, verbose=False,
                                     input_names=["images"], output_names=["joints", "confidence"],
                                     dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
-    skeleton = {"skeleton": estimator.skeleton.name, "joints": json.dumps(estimator.skeleton.joints)}
-    program.model.metadata_props.update(skeleton, size=str(estimator.size), flip=str(flip))
-    with replacing(file) as aside: program.save(aside)
+        program.model.metadata_props.update(skeleton, size=str(estimator.size), flip=str(flip))
+        program.save(aside)
     return file
 
 # %% ../nbs/reference/export.ipynb #exp0000c

@@ -571,8 +571,8 @@ def test_predict_refuses_an_output_it_cannot_write(msspose_says, model, picture,
             assert "cannot be written" in error_of(msspose_says("predict", source, "--model", model, "--out", out))
 
 
-def test_export_writes_and_compares(msspose_says, tmp_path, monkeypatch):
-    code, out, err = msspose_says("export", "people", "--out", tmp_path / "a.onnx", "--no-flip", "--json")
+def test_export_writes_and_compares(msspose_says, knowing, tmp_path, monkeypatch):
+    code, out, err = msspose_says("export", knowing, "--out", tmp_path / "a.onnx", "--no-flip", "--json")
     told = json.loads(out)
     assert code == 0 and told["joints"] < 1e-3 and told["count"] == 64 * 16 and told["bytes"] == (tmp_path / "a.onnx").stat().st_size
     assert not told["flip"] and not err
