@@ -5,6 +5,7 @@
 # %% ../nbs/09_data.ipynb #8f4f3d45
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -307,6 +308,8 @@ def _records(a: Annotations) -> list[dict]:
 # %% ../nbs/09_data.ipynb #aa06c0de
 def _read_json(file: Path):
     "The content of a JSON file, packed with gzip or not."
+    collected = gc.isenabled()
+    gc.disable()      # half of the time went into looking for garbage among a million lists, where there is none
     try:
         with (gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")) as stream: return json.loads(stream.read())
     except FileNotFoundError as error: raise FileNotFoundError(f"{file}: no such file") from error
@@ -314,6 +317,8 @@ def _read_json(file: Path):
         raise ValueError(f"{file}: not JSON, or cut off: {error.msg} at line {error.lineno}; download it again") from error
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, RecursionError, OSError) as error:
         raise ValueError(f"{file}: cannot be read as JSON ({error}); download it again") from error
+    finally:
+        if collected: gc.enable()
 
 def _named(file: Path, number: int, error: Exception) -> ValueError:
     "What a record of a file lacks, in a sentence."

@@ -1,4 +1,5 @@
 "Commands as a person types them: what they print, what they answer to wrong input."
+import functools
 import json
 import os
 import re
@@ -407,9 +408,13 @@ BEARPAW = {"bearpaw-hg_s2_b1.mat": [95.80, 94.57, 88.12, 83.31, 86.24, 80.88, 77
 OFFICIAL = {"bearpaw-hg_s2_b1.mat": [87.299, 57.38], "bearpaw-hg_s8_b1.mat": [89.092, 58.72], "newell_valid-ours.h5": [88.035, 58.81]}
 
 
+read_once = functools.cache(load_annotations)      # MPII takes two seconds
+
+
 @pytest.fixture
 def mpii(real_data, monkeypatch):
     if not all((real_data / name).is_dir() for name in ("mpii_val", "preds_mpii_val")): pytest.skip("no MPII annotations and predictions")
+    monkeypatch.setattr(cli, "load_annotations", read_once)
     monkeypatch.setenv("MSSPOSE_DATA", str(real_data))
     return real_data / "preds_mpii_val"
 

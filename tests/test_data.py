@@ -1,4 +1,5 @@
 "Reading annotations: the table, every reader on files made here and on the real ones, writing, and what bad input says."
+import gc
 import gzip
 import json
 import re
@@ -289,6 +290,7 @@ def edited(change, where="annotations", row=1):
 def test_a_bad_coco_file_says_what_and_where(tmp_path, content, message):
     with pytest.raises(ValueError, match="^" + re.escape(str(tmp_path / "x.json")) + "(.|\n)*(" + message + ")"):
         load_coco(put(tmp_path / "x.json", content))
+    assert gc.isenabled()      # it is not, while the file is read
 
 
 def test_joints_of_ones_own(tmp_path):
@@ -719,19 +721,24 @@ def test_generated_people_as_files(tmp_path):
 
 # the real ones
 
-def test_real_mpii(real_data):
+@pytest.fixture(scope="module")
+def val(real_data): return load_mpii(real_data / "mpii_val", "val")
+
+
+def test_real_mpii(real_data, val):
     folder = real_data / "mpii_val"
-    val, train = load_mpii(folder, "val"), load_mpii(folder, "train")
+    train = load_mpii(folder, "train")
     assert (len(train), len(val)) == (22246, 2958) and len(load_mpii(folder).crowd) == 28883
     with h5py.File(folder / "valid.h5") as stored: head = stored["normalize"][()]
     np.testing.assert_allclose(val.reference, head, atol=1e-3)                # made from head boxes, as stored
     assert ((val.joints[:, 9] < 0).any(1) & (val.visible[:, 9] > 0)).sum() == 48
     assert len(val.crowd) - len(val) == 3679 and len(train.crowd) == len(train)                # bystanders are in validation pictures only
     assert np.bincount(val.n_others.clip(max=4)).tolist() == [1205, 707, 303, 264, 479]
-    stored, listed = load_mpii(folder / "valid.h5"), load_mpii(folder / "mpii_annotations.json.gz", "val")
-    np.testing.assert_allclose(stored.center, listed.center, atol=0.01)
-    np.testing.assert_allclose(stored.side, listed.side, atol=0.13)           # scale is rounded to a thousandth in the JSON
-    assert [Path(p).name for p in stored.paths] == [Path(p).name for p in listed.paths]
+    stored = load_mpii(folder / "valid.h5")
+    assert val.source == str(folder / "mpii_annotations.json.gz")             # of all files in the folder
+    np.testing.assert_allclose(stored.center, val.center, atol=0.01)
+    np.testing.assert_allclose(stored.side, val.side, atol=0.13)              # scale is rounded to a thousandth in the JSON
+    assert [Path(p).name for p in stored.paths] == [Path(p).name for p in val.paths]
     assert round((val.visible == 1).sum() / (val.visible > 0).sum(), 2) == 0.23
     whole = (val.visible > 0).all(1)
     assert 1.42 < np.median(val.side[whole] / (val.joints[whole].max(1) - val.joints[whole].min(1)).max(-1)) < 1.46
@@ -739,9 +746,9 @@ def test_real_mpii(real_data):
     assert detections == ["joints and head sizes from detections_our_format.mat; 10 people differ there by more than 2 pixels"]
 
 
-def test_real_heads_follow_from_neck_and_head_top(real_data, tmp_path):
+def test_real_heads_follow_from_neck_and_head_top(real_data, val, tmp_path):
     shutil.copy(real_data / "mpii_val" / "mpii_annotations.json.gz", tmp_path)
-    made, exact = load_mpii(tmp_path, "val").reference, load_mpii(real_data / "mpii_val", "val").reference
+    made, exact = load_mpii(tmp_path, "val").reference, val.reference
     known = np.isfinite(made)
     assert known.sum() == 2932 and (abs(made - exact)[known] < 0.1).mean() > 0.94 and (abs(made / exact - 1)[known] > 0.05).sum() == 2
 
@@ -775,8 +782,8 @@ def test_real_coco(real_data):
         with Image.open(path) as picture: assert picture.size == tuple(a.sizes[i])
 
 
-def test_real_tables_come_back_from_their_files(real_data, tmp_path):
-    tables = load_mpii(real_data / "mpii_val", "val"), load_coco(real_data / "coco_mini"), load_flic(real_data / "flic", "val")
+def test_real_tables_come_back_from_their_files(real_data, val, tmp_path):
+    tables = val, load_coco(real_data / "coco_mini"), load_flic(real_data / "flic", "val")
     for i, a in enumerate(tables):
         same(a, load_coco(save_coco(a, tmp_path / f"{i}.json")))
 

@@ -472,7 +472,7 @@ def test_a_second_look_may_leave_the_picture():
 
 
 @pytest.fixture(scope="module")
-def wrong_boxes(): return photographs("scale", "val", 60), photographs("scale", "test", 60)
+def wrong_boxes(): return photographs("scale", "val", 30), photographs("scale", "test", 30)
 
 
 def test_photographs_are_the_same_people_with_more_around_them():
