@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -99,6 +101,7 @@ class Lab:
                    "--LabApp.expose_app_in_browser=True"]
         self.log = home / "server.log"
         self.home, self.browsers, self.idle = home, [], SimpleQueue()     # idle: who visits nothing now
+        self.cleaner, self.ending = ThreadPoolExecutor(1), []             # kernels take a second to end; nobody waits for it
         with open(self.log, "w", encoding="utf-8") as log:
             self.server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log, cwd=home)
         self.wait()
@@ -125,7 +128,11 @@ class Lab:
             if session["path"] == name: self.ask(f"api/sessions/{session['id']}", "DELETE")
 
     def close(self) -> None:
-        for process in (*(one.process for one in self.browsers), self.server): ended(process)
+        try:
+            for job in self.ending: job.result()
+        finally:
+            self.cleaner.shutdown()
+            for process in (*(one.process for one in self.browsers), self.server): ended(process)
 
     @contextlib.contextmanager
     def one_browser(self):
@@ -154,7 +161,7 @@ class Lab:
             finally:
                 if picture: page.screenshot(path=picture)
                 if not whole: page.close()     # who comes next finds nothing half done
-                self.end_kernels(name)
+                self.ending.append(self.cleaner.submit(self.end_kernels, name))
 
     def opened(self, context, name: str):
         "The tab of the browser, with one notebook open and its kernel ready. JupyterLab is loaded once: that takes as long as many a page."
@@ -171,8 +178,8 @@ class Lab:
 
     def on(self, page, path: Path, exercises: list[tuple[int, str]], patience: float) -> Visit:
         seen = Visit()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()      # by its role it is looked for in each cell, too
+        page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells$")).click()
         page.wait_for_function(ENDED, polling=500)   # milliseconds; by default it asks with every frame
         idle(page)
         seen.done = saved(page, path)

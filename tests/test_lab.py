@@ -19,6 +19,7 @@ from stored import differences
 from test_notebooks import (CHAPTERS, EXPORT, NBS, PATHS, STUB, checks_in, directives, has_solutions, has_widgets, is_last, load, name_of,
                             solutions_in, source_of)
 
+LAST_FIRST = CHAPTERS[::-1]   # the last chapters take longest: at the end no core waits long for the other
 ARTEFACTS = Path(os.environ.get("MSSPOSE_ARTEFACTS") or ROOT / "build" / "lab")
 
 # --- what is run -----------------------------------------------------------------------------------------------------------------------
@@ -144,12 +145,15 @@ def visit(lab, name: str, notebook: dict, folder: Path) -> Visit:
 
 
 @pytest.fixture(scope="module")
-def visits(request, lab):
-    "The chosen pages, each run once, two at a time: with three, two cores took longer."
-    chosen = {item.callspec.params["path"] for item in request.session.items if "visits" in getattr(item, "fixturenames", ())}
-    with ThreadPoolExecutor(2) as pool:   # `script` stays in this thread: Python 3.11 must not parse in two at a time
-        scripts = {path: script(load(path)) for path in sorted(chosen)}
-        yield {path: pool.submit(visit, lab, name_of(path), page, path.parent) for path, page in scripts.items()}
+def visits(request, lab, tmp_path_factory):
+    "The pages of the chosen tests, in their order, each run once, two at a time: with three, two cores took longer."
+    chosen = [item.callspec.params["page"] for item in request.session.items if "visits" in getattr(item, "fixturenames", ())]
+    folder, jobs = tmp_path_factory.mktemp("alone"), {}
+    for page in dict.fromkeys(chosen):   # `script` stays in this thread: Python 3.11 must not parse in two at a time
+        if page in ALONE: jobs[page] = visit, None, page, script(made_up(*ALONE[page])), folder
+        elif page not in BROKEN: jobs[page] = visit, lab, name_of(page), script(load(page)), page.parent
+        elif lab: jobs[page] = visit_broken, lab, page, script(made_up(*BROKEN[page][0]))
+    with ThreadPoolExecutor(2) as pool: yield {page: pool.submit(*job) for page, job in jobs.items()}
 
 
 # --- what may be wrong -----------------------------------------------------------------------------------------------------------------
@@ -209,32 +213,32 @@ def learner_faults(seen: Visit) -> list[str]:
                     if (before, after) != ("not started", "right")]
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
-def test_chapter_runs_to_its_end(path, visits):
-    assert not page_faults(visits[path].result().done)
+@pytest.mark.parametrize("page", LAST_FIRST, ids=name_of)
+def test_chapter_runs_to_its_end(page, visits):
+    assert not page_faults(visits[page].result().done)
 
 
-@pytest.mark.parametrize("path", [p for p in PATHS if has_widgets(load(p))], ids=name_of)
-def test_widgets_work_at_their_start_and_at_their_ends(path, visits):
-    assert not widget_faults(visits[path].result().done)
+@pytest.mark.parametrize("page", [p for p in PATHS if has_widgets(load(p))], ids=name_of)
+def test_widgets_work_at_their_start_and_at_their_ends(page, visits):
+    assert not widget_faults(visits[page].result().done)
 
 
-@pytest.mark.parametrize("path", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
-def test_solutions_are_right(path, visits):
-    assert not solution_faults(visits[path].result().done)
+@pytest.mark.parametrize("page", [p for p in PATHS if has_solutions(load(p))], ids=name_of)
+def test_solutions_are_right(page, visits):
+    assert not solution_faults(visits[page].result().done)
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
-def test_a_page_stores_what_its_code_makes(path, visits):
+@pytest.mark.parametrize("page", LAST_FIRST, ids=name_of)
+def test_a_page_stores_what_its_code_makes(page, visits):
     "Not two chapters of a run but all: they have run anyway. What fails here is made anew by make outputs, and looked at."
-    assert not stored_faults(load(path), visits[path].result().done)
+    assert not stored_faults(load(page), visits[page].result().done)
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
-@pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
-def test_a_learner_moves_every_slider_and_solves_an_exercise(path, visits):
-    assert not learner_faults(visits[path].result())
-    assert (ARTEFACTS / f"{path.stem}.png").stat().st_size > 10_000
+@pytest.mark.parametrize("page", LAST_FIRST, ids=name_of)
+def test_a_learner_moves_every_slider_and_solves_an_exercise(page, visits):
+    assert not learner_faults(visits[page].result())
+    assert (ARTEFACTS / f"{page.stem}.png").stat().st_size > 10_000
 
 
 # --- the same, on pages that are broken ------------------------------------------------------------------------------------------------
@@ -267,52 +271,67 @@ SOLVED = "def f(x):\n    if x:\n        y = (x)\n        return y * x\n    retur
 GOOD = (WIDGET.format(bad=9, shown="n"), CHECK, SQUARE, solution(SOLVED))
 
 
-@pytest.mark.parametrize("bad, faults", [(9, 0), (2, 1), (4, 1)], ids=["good", "broken at the start", "broken at an end"])
-def test_a_broken_widget_is_seen(bad, faults, tmp_path):
-    assert len(widget_faults(run_in_kernel(script(made_up(WIDGET.format(bad=bad, shown=1))), tmp_path))) == faults
+FIVE = "from ipywidgets import interact\ndef view(a, b, c, d, e): print(a, b, c, d, e)\ninteract(view, {}, e=[('p', 1), ('q', 2)]);"
 
 
-def test_any_two_ends_of_a_widget_meet(tmp_path):
-    page = "from ipywidgets import interact\ndef view(a, b, c, d, e): print(a, b, c, d, e)\ninteract(view, {}, e=[('p', 1), ('q', 2)]);"
-    done = run_in_kernel(script(made_up(page.format("a=(0, 4), b=False, c=['x', 'y', 'z'], d=(0.0, 1.0)"))), tmp_path)
-    *runs, said = text_of(cells_by_role(done, "ends")[0]).split("\n")[:-1]
+def stub(name): return f"def {name}(x): {STUB}\n\ncheck('_twice', {name})"
+
+
+ALONE = {   # in a kernel, without a browser
+    "a good widget": (WIDGET.format(bad=9, shown=1),),
+    "a widget that is broken at its start": (WIDGET.format(bad=2, shown=1),),
+    "a widget that is broken at an end": (WIDGET.format(bad=4, shown=1),),
+    "five controls": (FIVE.format("a=(0, 4), b=False, c=['x', 'y', 'z'], d=(0.0, 1.0)"),),
+    "solutions of all kinds": (          # right, with two checks; wrong; one that fails; none
+        "from msspose.checks import EXERCISES, Exercise, check",
+        "EXERCISES['_twice'] = Exercise(lambda x: 2 * x, ((1,), (5,)), ('double it',))",
+        stub("f") + "\ncheck('_twice', f)", solution("def f(x): return 2 * x"),
+        stub("g"), solution("def g(x): return x + 1"),
+        stub("h"), solution("unknown_name"),
+        stub("i")),
+    "solutions beside the page": (
+        "a, b = 1, 1", solution("a, b, c = 2, 2, 2"), "a = 3", solution("print(a, b, c)"), "print(a, b)", "c"),
+    "a page and a solution that raise": ("1 / 0", solution("undefined")),
+}
+
+
+@pytest.mark.parametrize("page, faults", list(zip(list(ALONE)[:3], (0, 1, 1), strict=True)))
+def test_a_broken_widget_is_seen(page, faults, visits):
+    assert len(widget_faults(visits[page].result().done)) == faults
+
+
+@pytest.mark.parametrize("page", ["five controls"])
+def test_any_two_ends_of_a_widget_meet(page, visits):
+    *runs, said = text_of(cells_by_role(visits[page].result().done, "ends")[0]).split("\n")[:-1]
     assert said == "WIDGETS 1" and len(runs) == 8
     controls = list(zip(*(run.split() for run in runs), strict=True))
     assert [set(control) for control in controls] == [{"0", "4"}, {"False", "True"}, {"x", "z"}, {"0.0", "1.0"}, {"1", "2"}]
     for one, other in itertools.combinations(controls, 2): assert len(set(zip(one, other, strict=True))) == 4
 
 
-def test_a_wrong_solution_is_seen(tmp_path):
-    "A right solution, a wrong one, one that fails, none; two checks for one solution."
-    def stub(name): return f"def {name}(x): {STUB}\n\ncheck('_twice', {name})"
-
-    done = run_in_kernel(script(made_up(
-        "from msspose.checks import EXERCISES, Exercise, check",
-        "EXERCISES['_twice'] = Exercise(lambda x: 2 * x, ((1,), (5,)), ('double it',))",
-        stub("f") + "\ncheck('_twice', f)", solution("def f(x): return 2 * x"),
-        stub("g"), solution("def g(x): return x + 1"),
-        stub("h"), solution("unknown_name"),
-        stub("i"))), tmp_path)
-    failing, *verdicts = solution_faults(done)
+@pytest.mark.parametrize("page", ["solutions of all kinds"])
+def test_a_wrong_solution_is_seen(page, visits):
+    failing, *verdicts = solution_faults(visits[page].result().done)
     assert "unknown_name" in failing
     assert [v.split(" says ")[1][1:9] for v in verdicts] == ["not yet:", "not star", "_twice: "]
 
 
-def test_a_solution_runs_beside_the_page(tmp_path):
+@pytest.mark.parametrize("page", ["solutions beside the page"])
+def test_a_solution_runs_beside_the_page(page, visits):
     "It knows the solutions before it, but what the page has made anew since; the page knows none of it."
-    page = made_up("a, b = 1, 1", solution("a, b, c = 2, 2, 2"), "a = 3", solution("print(a, b, c)"), "print(a, b)", "c")
-    done = run_in_kernel(script(page), tmp_path)
+    done = visits[page].result().done
     assert [text_of(cell).strip() for cell in cells_by_role(done, "solution")] == ["", "3 2 2"]
     assert text_of(cells_by_role(done, "page")[2]).strip() == "3 1"
     assert page_faults(done) == ["NameError: name 'c' is not defined"]
 
 
-def test_without_a_browser_a_kernel_runs_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["a page and a solution that raise"])
+def test_without_a_browser_a_kernel_runs_the_same(page, visits, monkeypatch):
     monkeypatch.setattr("lab.shutil.which", lambda name: None)
     assert re.search("chromium|not installed", lacking())
-    seen = visit(None, "page.ipynb", script(made_up("1 / 0", solution("undefined"))), tmp_path)
-    assert page_faults(seen.done) == ["ZeroDivisionError: division by zero"]
-    assert solution_faults(seen.done) == ["a solution raises NameError: name 'undefined' is not defined"]
+    done = visits[page].result().done
+    assert page_faults(done) == ["ZeroDivisionError: division by zero"]
+    assert solution_faults(done) == ["a solution raises NameError: name 'undefined' is not defined"]
 
 
 STILL = WIDGET.format(bad=9, shown=1).replace("1 / (n - 9)", "1")
@@ -326,21 +345,14 @@ BROKEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def broken_visits(request, lab, tmp_path_factory):
-    "The chosen broken pages, each run once, two at a time."
-    items = [item for item in request.session.items if "broken_visits" in getattr(item, "fixturenames", ())]
-    chosen = {item.callspec.params["name"] for item in items}
-    with ThreadPoolExecutor(2) as pool:
-        scripts = {name: script(made_up(*BROKEN[name][0])) for name in chosen}
-        yield {name: pool.submit(lab.visit, name.replace(" ", "_") + ".ipynb", page, to_type(page), patience=5)
-               for name, page in scripts.items()}
+def visit_broken(lab, name: str, notebook: dict) -> Visit:
+    return lab.visit(name.replace(" ", "_") + ".ipynb", notebook, to_type(notebook), patience=5)
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_broken_is_seen_in_the_browser(name, broken_visits):
-    seen = broken_visits[name].result()
+@pytest.mark.parametrize("page", BROKEN)
+def test_what_is_broken_is_seen_in_the_browser(page, visits):
+    seen, expected = visits[page].result(), BROKEN[page][1]
     faults = page_faults(seen.done) + learner_faults(seen)
-    if not BROKEN[name][1]: assert not faults + widget_faults(seen.done) + solution_faults(seen.done)
-    for words in BROKEN[name][1]: assert any(words in fault for fault in faults), faults
+    if not expected: assert not faults + widget_faults(seen.done) + solution_faults(seen.done)
+    for words in expected: assert any(words in fault for fault in faults), faults
