@@ -9,6 +9,8 @@ __all__ = ['ABLATION', 'STUDIES', 'DIGITS', 'scheduled', 'PaintedPeople', 'joint
 # %% ../nbs/13_ablation.ipynb #imp13a01
 import json
 import math
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing import get_context
@@ -310,29 +312,41 @@ def train_arm(job: Job, tests: tuple[str, ...] = ()) -> bool:   # False: it was 
     return True
 
 # %% ../nbs/13_ablation.ipynb #jobs1301
-def _answer(channel, job: Job, tests: tuple[str, ...]) -> None:
-    "In a process of its own."
+def _context():
+    "How processes start: on Linux as copies of one that has imported everything once, elsewhere anew."
+    if sys.platform != "linux": return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["msspose.ablation", "torch._dynamo"])     # the latter comes with a first optimiser
+    return context
+
+
+def _answer(channel, job: Job, tests: tuple[str, ...], environ: dict[str, str]) -> None:
+    "In a process of its own, which may be a copy of one that is older than today's variables."
+    os.environ.update(environ)
     torch.set_num_threads(1)
     try: channel.send(train_arm(job, tests))
     except BaseException as error: channel.send(RuntimeError(f"{job.arm}, seed {job.config.seed}: {type(error).__name__}: {error}"))
 
 
+GONE = "its process ended without an answer; a script calls this below if __name__ == '__main__':"
+
+
 def _run(jobs: list[Job], tests: tuple[str, ...], workers: int, bar: tqdm) -> bool:
     "All that are not done yet, some at a time; a signal reaches every one, which saves and stops."
-    waiting, running, told, context = [job for job in jobs if not job.done()], {}, False, get_context("spawn")
+    waiting, running, told, context = [job for job in jobs if not job.done()], {}, False, _context()
     bar.update(sum(map(_seen, jobs)))
     with interruptible() as asked:
         while running or (waiting and not asked.is_set()):
             while waiting and len(running) < workers and not asked.is_set():
                 mine, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_answer, args=(theirs, job := waiting.pop(0), tests))
+                process = context.Process(target=_answer, args=(theirs, job := waiting.pop(0), tests, dict(os.environ)))
                 process.start()
                 theirs.close()
                 running[mine] = process, job
             for channel in wait(list(running), timeout=1):
                 process, job = running.pop(channel)
                 try: answer = channel.recv()
-                except EOFError: answer = RuntimeError(f"{job.arm}, seed {job.config.seed}: its process ended without an answer")
+                except EOFError: answer = RuntimeError(f"{job.arm}, seed {job.config.seed}: {GONE}")
                 process.join()
                 if isinstance(answer, Exception):
                     for other, _ in running.values(): other.terminate()

@@ -1,11 +1,13 @@
 "Ablation: the same people for all arms, counts as `evaluate` has them, intervals that hold what they promise, runs that go on."
 import json
+import os
 import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from multiprocessing import active_children
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from msspose.data import write_people
 from msspose.evaluation import RULES, Truth, evaluate
 from msspose.people import Batch, People
 from msspose.regression import LADDER
+from msspose.runs import CHECKPOINT
 from msspose.skeleton import MPII
 from msspose.training import check_config
 
@@ -249,8 +252,9 @@ def test_what_does_not_fit_is_said(done, change, message):
 
 def test_any_data_set_will_do(tmp_path, monkeypatch):
     monkeypatch.setenv("MSSPOSE_STORES", str(tmp_path / "stores"))
-    for split, count in (("train", 40), ("val", 12)): write_people(tmp_path / "data", "plain", split, count, size=32)
-    config = replace(SMALL, data=str(tmp_path / "data"))
+    monkeypatch.setenv("MSSPOSE_DATA", str(tmp_path))             # where every process, also an older one, finds the data
+    for split, count in (("train", 40), ("val", 12)): write_people(tmp_path / "few_people", "plain", split, count, size=32)
+    config = replace(SMALL, data="few_people")
     study = ablate(tmp_path / "runs", ARMS, config, pictures=160, seeds=1, progress=False)
     assert list(study.found) == ["val"] and study.found["val"].shape == (2, 1, 12)
     rows = [json.loads(row) for row in (tmp_path / "runs" / "masking-0" / "metrics.jsonl").read_text().splitlines()]
@@ -265,18 +269,28 @@ def test_an_arm_that_fails_is_named(done, tmp_path):
         ablate(tmp_path, ARMS, SMALL, pictures=256, seeds=1, tests=("plain",), progress=False)
 
 
-def test_a_study_that_is_stopped_goes_on(tmp_path):
+def test_a_study_that_is_stopped_goes_on(done, tmp_path, capsys, monkeypatch):
     "SIGTERM while two trainings run: both save, nothing is left running, and the same command ends with a table."
-    command = [sys.executable, "-m", "msspose.cli", "ablate", "ladder", "--out", str(tmp_path), "--data", "people:plain", "--seeds", "1",
-               "--on", "plain", "size=32", "width=8", "depth=2", "--pictures"]
-    process = subprocess.Popen([*command, "4096"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/metrics.jsonl")) and time.monotonic() < deadline: time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "goes on from there" in said
-    begun = [folder for folder in tmp_path.iterdir() if (folder / "checkpoint.safetensors").exists()]
-    assert begun and not (tmp_path / "ablation.json").exists()
+    monkeypatch.setattr(cli, "STUDIES", {"ladder": ARMS})
+    monkeypatch.setattr(cli, "ABLATION", SMALL)
+    shutil.copytree(done[0] / "people", tmp_path / "people")      # two thousand of them need not be painted again
+    words = ["ablate", "ladder", "--out", str(tmp_path), "--data", "people:plain", "--seeds", "1", "--pictures", "1024", "--on", "plain"]
+
+    def stop():
+        deadline = time.monotonic() + 120
+        while not (begun := list(tmp_path.glob("*/metrics.jsonl"))) and time.monotonic() < deadline: time.sleep(0.02)
+        if begun: os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=stop).start()
+    with pytest.raises(SystemExit) as ended: cli.main(words)
+    assert ended.value.code == 130 and "goes on from there" in capsys.readouterr().err and not active_children()
+    half = [arm for arm in ARMS if (tmp_path / f"{arm}-0" / CHECKPOINT).exists() and not (tmp_path / f"{arm}-0" / "found.npz").exists()]
+    assert half and not (tmp_path / "ablation.json").exists()
+    with pytest.raises(SystemExit) as ended: cli.main(words)
+    assert ended.value.code == 0 and "*against hourglass*" in capsys.readouterr().out
+    for arm in ARMS:
+        rows = [json.loads(row) for row in (tmp_path / f"{arm}-0" / "metrics.jsonl").read_text().splitlines()]
+        assert [row["pictures"] for row in rows] == list(range(128, 1025, 128))      # no epoch is lost, none is there twice
 
 
 def test_the_command_prints_its_table(done, capsys, monkeypatch):
