@@ -733,7 +733,8 @@ def test_two_processes_stop_together_whoever_of_them_is_asked_to(two, tmp_path, 
     config = replace(TINY, save_every=60)
     together = Together(config, tmp_path, 2, asked=(rank, 6))
     together.heard()
-    assert together.end() == [0, 0] and load_model(tmp_path)[2]["steps"] < 24
+    assert together.end() == [0, 0] and load_model(tmp_path)[2]["steps"] == 7      # they agree in the next step
+    if rank == 0: return      # what was saved is the same
     together = Together(config, tmp_path, 2)
     together.heard()
     assert together.end() == [0, 0] and alike(result(tmp_path)[0], two[0]) and result(tmp_path)[1] == two[1]
@@ -741,7 +742,7 @@ def test_two_processes_stop_together_whoever_of_them_is_asked_to(two, tmp_path, 
 
 # several processes
 
-EVEN = replace(TINY, optimiser="sgd", schedule="plateau", stage1=Stage(3, 5e-4), stage2=Stage(1, 5e-4), stage3=Stage(2, 5e-4), ema=0.0,
+EVEN = replace(TINY, optimiser="sgd", schedule="plateau", stage1=Stage(2, 5e-4), stage2=Stage(1, 5e-4), stage3=Stage(1, 5e-4), ema=0.0,
                epoch_size=22, val_people=7, save_every=60)     # eleven people: batches of 3, 4 and 4
 
 
@@ -753,7 +754,7 @@ def test_two_processes_have_the_loss_of_one(tmp_path):
     assert together.end() == [0, 0]
     fit(EVEN, tmp_path / "one", progress=False)
     (one, first), (_, second) = (result(tmp_path / name) for name in ("one", "two"))
-    assert [row["stage"] for row in first] == [1, 1, 1, 2, 3, 3] and one["about"]["pictures"] == 132
+    assert [row["stage"] for row in first] == [1, 1, 2, 3] and one["about"]["pictures"] == 88
     for a, b in zip(first, second, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
         assert {key: a[key] for key in ("step", "pictures", "count", "lr")} == {key: b[key] for key in ("step", "pictures", "count", "lr")}

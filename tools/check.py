@@ -235,7 +235,7 @@ def pose_of(command: str, python: Path, away: Path, clear: dict[str, str]) -> st
 
 def demo_of(command: str, away: Path, clear: dict[str, str]) -> str:
     "Train for five seconds; the last lines it prints. The scores and the report have to be there, and what the report shows."
-    printed = run(command, "demo", "--out", "demo", "--seconds", "5", cwd=away, quiet=True, **clear)
+    printed = run(command, "demo", "--out", "demo", "--seconds", "5", "--ladder", "hourglass", cwd=away, quiet=True, **clear)
     for name in ("plain", "standard"):
         if not re.search(rf"^{name} [01]\.\d+$", printed, re.M): raise Failed(f"`msspose demo` says no `{name} 0.812`:\n{printed}")
     reports = list((away / "demo").glob("*.md"))
