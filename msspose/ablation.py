@@ -313,8 +313,8 @@ def train_arm(job: Job, tests: tuple[str, ...] = ()) -> bool:   # False: it was 
 
 # %% ../nbs/13_ablation.ipynb #jobs1301
 def _context():
-    "How processes start: on Linux as copies of one that has imported everything once, elsewhere anew."
-    if sys.platform != "linux": return get_context("spawn")
+    "How processes start: on Linux as copies of one that has imported everything; with CUDA anew, for a copy may lose the GPU."
+    if sys.platform != "linux" or torch.backends.cuda.is_built(): return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["msspose.ablation", "torch._dynamo"])     # the latter comes with a first optimiser
     return context
@@ -350,6 +350,7 @@ def _run(jobs: list[Job], tests: tuple[str, ...], workers: int, bar: tqdm) -> bo
                 process.join()
                 if isinstance(answer, Exception):
                     for other, _ in running.values(): other.terminate()
+                    for other, _ in running.values(): other.join()       # they save first; the same call could not go on before
                     raise answer
             bar.update(max(0, sum(map(_seen, jobs)) - bar.n))
             if asked.is_set() and not told:

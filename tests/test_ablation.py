@@ -263,10 +263,12 @@ def test_any_data_set_will_do(tmp_path, monkeypatch):
         ablate(tmp_path / "more", ARMS, config, 160, 1, ("plain",), progress=False)
 
 
-def test_an_arm_that_fails_is_named(done, tmp_path):
+def test_an_arm_that_fails_is_named(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)      # processes start as they do beside a GPU, or on Windows
     (tmp_path / "hourglass-0").write_text("a file where a folder should be")
     with pytest.raises(RuntimeError, match="hourglass, seed 0: .*hourglass-0"):
         ablate(tmp_path, ARMS, SMALL, pictures=256, seeds=1, tests=("plain",), progress=False)
+    assert not active_children()
 
 
 def test_a_study_that_is_stopped_goes_on(done, tmp_path, capsys, monkeypatch):
