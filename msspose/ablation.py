@@ -298,18 +298,17 @@ def sources_of(
     return painted, {name: PaintedPeople(People(name, "test", size), folder, progress=progress) for name in tests or SETS}
 
 
-def train_arm(job: Job, tests: tuple[str, ...] = ()) -> bool:   # False: it was stopped before its end
+def train_arm(job: Job, tests: tuple[str, ...] = ()) -> None:
     "Train, measure on every test set, write down what was found. A run that was stopped goes on."
     source, sets = sources_of(job.config.data, job.config.size, job.people, job.pictures // 2, tests)
     run = fit(job.config, job.folder, progress=False, source=source)
-    if not run.progress.finished: return False
+    if not run.progress.finished: return
     rule, arrays = default_rule(run.skeleton), {}
     for name, test in sets.items():
         predicted = predict_people(run.model, test, range(len(test)), bf16=job.config.bf16)
         arrays[f"found/{name}"], arrays[f"count/{name}"] = joints_found(*predicted, rule)
     about = {"parameters": sum(p.numel() for p in run.model.parameters()), "seconds": round(run.seconds, 1), "rule": rule}
     with replacing(job.scores) as aside, aside.open("wb") as stream: np.savez_compressed(stream, about=json.dumps(about), **arrays)
-    return True
 
 # %% ../nbs/13_ablation.ipynb #jobs1301
 def _context():

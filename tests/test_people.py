@@ -1,6 +1,7 @@
 "Generated people: the same for everybody, bodies that are bodies, dials that do what they say, a renderer that agrees with its definition."
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -478,3 +479,17 @@ def test_light_falls_from_above_in_front_and_leaves_shade(monkeypatch):
     direction, ambient = torch.cat(lights).split((3, 1), 1)
     assert torch.allclose(direction.norm(dim=1), torch.ones(500)) and (direction[:, 1:] < 0).all() and direction[:, 0].mean().abs() < 0.1
     assert 0.5 <= ambient.min() < 0.52 and 0.73 < ambient.max() <= 0.75
+
+
+def test_clutter_is_behind_everybody(monkeypatch):
+    "Where it is or is not changes nobody's visibility."
+    expected, clutter = People("standard", "val").batch(range(200)), people.clutter
+
+    def elsewhere(*args):
+        parts = clutter(*args)
+        return replace(parts, table=torch.cat([torch.full_like(parts.table[:1], people.AWAY), parts.table[1:]]))
+
+    monkeypatch.setattr(people, "clutter", elsewhere)
+    found = People("standard", "val").batch(range(200))
+    assert torch.equal(found.visible, expected.visible) and torch.equal(found.others_visible, expected.others_visible)
+    assert not torch.equal(found.images, expected.images)

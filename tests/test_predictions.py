@@ -114,6 +114,10 @@ def test_coco_results_are_what_cocos_tools_ask_for(tmp_path):
         assert isinstance(record["image_id"], int) and len(record["keypoints"]) == 51 and 0 <= record["score"] <= 1
         assert [record["keypoints"][3 * n:3 * n + 3] == [0, 0, 0] for n in range(17)] == (~np.isfinite(joints).all(-1)).tolist()
     with pytest.raises(ValueError, match="no image_ids"): save_coco_results(replace(given, image_ids=None), tmp_path / "r.json")
+    records = json.loads(save_coco_results(replace(given, confidence=None), tmp_path / "r.json").read_text())
+    for record, joints in zip(records, given.joints, strict=True):
+        sure = np.isfinite(joints).all(-1)
+        assert record["keypoints"][2::3] == sure.tolist() and record["score"] == round(sure.mean(), 4)
 
 
 # --- whose prediction is whose ---------------------------------------------------------------------------------------------------------
