@@ -21,6 +21,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from remembered import as_remembered
 from test_notebooks import CHAPTERS, PATHS, checks_in, code_cells, load, name_of, solutions_in, texts
 
 from msspose import checks
@@ -620,6 +621,20 @@ def test_a_typical_wrong_answer_is_drawn(name, k):
     if small: return
     if k == 0: figure.draw_without_rendering()
     assert figure.get_suptitle() or all(ax.get_title() for ax in figure.axes)
+    as_remembered(f"{name}, wrong answer {k}", figure)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_asks_what_it_asked(name):
+    "Cases, and what is expected of each; or the value, and how far off a guess may be."
+    exercise = EXERCISES[name]
+    if not callable(exercise.reference):
+        value, steps = exercise.reference, np.geomspace(1e-5, 10, 61)
+        near = [step for step in steps if np.ndim(value) == 0 and exercise.same(value + step, value)]
+        as_remembered(name, {"value": value, "right up to": max(near, default=0)})
+        return
+    cases = exercise.cases() if callable(exercise.cases) else exercise.cases
+    as_remembered(name, [{"case": case, "expected": exercise.reference(*case)} for case in cases])
 
 
 @pytest.mark.parametrize("name", ["soft_argmax", "descend", "turned_joints", "along_limbs"])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
+from remembered import as_remembered
 
 from msspose import drawing
 from msspose.drawing import CENTRE, LEFT, RIGHT, SERIES, Animation, curves, draw_pose, figure_frame, gif, overlay, paint_pose
@@ -353,3 +354,55 @@ def test_drawing_knows_only_the_skeleton():
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     ours = {node.module for node in froms if node.level or (node.module or "").startswith("msspose")}
     assert {name.removeprefix("msspose.") for name in ours} == {"skeleton"}
+
+
+# --- all together -----------------------------------------------------------------------------------------------------------------
+
+SEEN = np.arange(16) % 3                                              # absent, occluded, visible
+COARSE = torch.linspace(0, 1, 2 * 3 * 48 * 40).reshape(2, 3, 48, 40)   # two pictures
+MAPS = torch.exp(-((torch.arange(16.0)[:, None, None] - torch.arange(24.0)[:, None]) ** 2 + (torch.arange(20.0) - 9) ** 2) / 8)
+POSES = np.stack([standing(MPII, 40), standing(MPII, 36) + 3])
+
+FIGURES = {
+    "people": lambda: show_people(COARSE),
+    "people with poses": lambda: show_people(COARSE, POSES, np.stack([SEEN, SEEN[::-1]]), titles=["one", "two"], cols=1, size=2),
+    "people with predictions": lambda: show_people(COARSE, POSES, np.stack([SEEN, SEEN[::-1]]), predicted=POSES + 3),
+    "poses": lambda: show_poses(list(POSES), [SEEN, SEEN[::-1]], titles=["one", "two"]),
+    "poses with names": lambda: show_poses([standing(MPII), 2 * standing(COCO)[:, ::-1]], skeleton=[MPII, COCO], names=True),
+    "poses, nobody": lambda: show_poses([standing()], [np.zeros(16)]),
+    "heatmaps": lambda: show_heatmaps(3 * MAPS),
+    "heatmaps before a picture": lambda: show_heatmaps(MAPS, COARSE[0], MPII.joints, cols=4, size=2),
+    "curves": lambda: curves({"a": ([0, 1, 2], [3, 1, 2]), "b": ([0, 4], [2, 2.01])}, "step", "loss", "Two end together", (5, 3)),
+    "one curve": lambda: curves({"a": (np.arange(30), np.arange(30) ** 2)}, "step", "loss", "It rises"),
+    "ten curves": lambda: curves({str(k): ([0, 1], [k, k]) for k in range(10)}, "step", "loss", "Many"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_what_it_was(name):
+    with plt.rc_context({"figure.dpi": 80}): as_remembered(name, FIGURES[name]())
+
+
+def test_a_pose_is_drawn_as_it_was(ax):
+    draw_pose(ax, standing(MPII, 100), SEEN, width=5, alpha=0.7, names=True)
+    as_remembered("a pose", ax.figure)
+
+
+def test_pictures_are_what_they_were():
+    grey, people = np.full((96, 80, 3), 128, np.uint8), standing(MPII, 90)
+    large = np.full((900, 700, 3), 128, np.uint8)
+    as_remembered("painted", {
+        "all": paint_pose(grey, people), "some": paint_pose(grey, people, SEEN), "wide": paint_pose(grey, people, SEEN, width=9),
+        "small person": paint_pose(large, people + 300), "half outside": paint_pose(grey, people - 50, 2 - SEEN, width=3)})
+    as_remembered("overlay", {"one": overlay(COARSE[:1], MAPS[None]), "low": overlay(COARSE[:1], MAPS[None] / 2, top=0.5),
+                              "of others": overlay((255 * COARSE).byte(), torch.stack([MAPS[:14], 2 * MAPS[2:]]), LSP)})
+    frames = np.stack([paint_pose(grey, people + 2 * k) for k in range(3)])
+    with Image.open(io.BytesIO(gif(frames))) as film: as_remembered("film", [film.seek(k) or film.convert("RGB") for k in range(3)])
+    as_remembered("a figure as pixels", figure_frame(curves({"a": ([0, 1], [0, 1])}, "x", "y", "t")).shape)
+
+
+def test_the_style_is_what_it_was():
+    with plt.rc_context():
+        before = dict(plt.rcParams)
+        style()
+        as_remembered("style", {name: str(value) for name, value in plt.rcParams.items() if str(value) != str(before[name])})

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 
 from msspose import people
 from msspose.people import ELLIPSOIDS, LANDMARKS, LIMITS, POSTURES, SETS, SPLITS, Dice, Parts, People, rasterize, surface
@@ -493,3 +494,23 @@ def test_clutter_is_behind_everybody(monkeypatch):
     found = People("standard", "val").batch(range(200))
     assert torch.equal(found.visible, expected.visible) and torch.equal(found.others_visible, expected.others_visible)
     assert not torch.equal(found.images, expected.images)
+
+
+# --- the same people for ever -----------------------------------------------------------------------------------------------------
+
+def test_people_are_who_they_were():
+    "What was measured on the people of val and test counts only as long as they stay the same."
+    dice = Dice(torch.arange(300))
+    as_remembered("bodies", {"pose": people.sample_pose(dice), "shape": people.sample_shape(dice), "clothes": people.sample_clothes(dice)})
+
+
+@pytest.mark.parametrize("name", people.SETS)
+def test_pictures_show_what_they_showed(name):
+    made = People(name, "test", 32)
+    scene, batch = made.scene(made.seeds(range(200))), made.batch(range(24))
+    as_remembered(f"scenes of {name}", vars(scene) | {"parts": dict(enumerate(scene.parts.table)), "owner": scene.parts.owner})
+    as_remembered(f"pictures of {name}", batch)
+
+
+def test_dials_and_margin_show_what_they_showed():
+    as_remembered("three times the square", People("plain", "val", 48, dials=(1, 1, 1), margin=3).batch(range(8)))
