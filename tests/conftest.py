@@ -36,6 +36,17 @@ def pytest_runtest_setup(item):
         frozen[0] = len(sys.modules)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    "What the package's errors say stays what it is. Left out: values that are made up anew, and real data, which are not ours to keep."
+    title, names = pyfuncitem.path.stem.removeprefix("test_"), pyfuncitem.function.__code__.co_names
+    left_out = getattr(pyfuncitem.obj, "is_hypothesis_test", False) or "real_data" in pyfuncitem.fixturenames
+    if left_out or not (ROOT / "msspose" / f"{title}.py").exists() or not {"raises", "error_of"} & {*names}: return (yield)
+    from remembered import messages_remembered   # here: not every test needs what it imports
+
+    with messages_remembered(f"{title}_messages", pyfuncitem.name): return (yield)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The folder of the checkout."

@@ -1,15 +1,20 @@
-"""Does it make today what it made when somebody looked? A figure, a picture, a case: written down as words and numbers, which a diff can
-show, in tests/remembered, a file for each file of tests. Look at what changed; MSSPOSE_REMEMBER=1 pytest tests/test_X.py stores it."""
+"""Does it make today what it made when somebody looked? A figure, a picture, a case, a message: written down as words and numbers, which a
+diff can show, in tests/remembered, a file for each file of tests. Look at what changed; then MSSPOSE_REMEMBER=1 pytest stores it."""
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -18,26 +23,75 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent / "remembered"
 NUMBER = re.compile(r"(?<![\w#.])-?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf)(?![\w.])")
+TMP, HOME = re.escape(tempfile.gettempdir()), re.escape(str(FOLDER.parents[1]))
+PLACE = re.compile(rf"{TMP}/(?:pytest-of-\w+/pytest-\d+/(?:popen-gw\d+/)?[\w-]+|msspose-\w+|tmp\w+)|{HOME}")
+told = []  # messages of the test that runs
 FEW = 12   # values that are written one by one
 
 
 def as_remembered(name: str, thing: object) -> None:
-    "The same words as in the file, and the same numbers but for rounding."
-    file = FOLDER / f"{os.environ['PYTEST_CURRENT_TEST'].partition('.py')[0].rpartition('/')[2].removeprefix('test_')}.txt"
-    new = list(described(thing))
-    parts = sections(file.read_text(encoding="utf-8")) if file.exists() else {}
+    "The same words as in the file of this file of tests, and the same numbers but for rounding."
+    compared(os.environ["PYTEST_CURRENT_TEST"].partition(".py")[0].rpartition("/")[2].removeprefix("test_"), name, list(described(thing)))
+
+
+def compared(title: str, name: str, new: list[str]) -> None:
+    file = FOLDER / f"{title}.txt"
+    parts = sections(file)
     if os.environ.get("MSSPOSE_REMEMBER"):
         FOLDER.mkdir(exist_ok=True)
         parts[name] = new
-        text = "\n\n".join("\n".join([f"## {one}", *parts[one]]) for one in sorted(parts)) + "\n"
+        text = "\n\n".join("\n".join([f"=== {one}", *parts[one]]) for one in sorted(parts)) + "\n"
         file.write_text(text, encoding="utf-8")
+        sections.cache_clear()
     old = parts.get(name)
     assert old is not None, f"{name} is not in {file.name}"
     assert len(old) == len(new) and all(map(alike, old, new)), "\n".join([f"{name}: not as it was", *changes(old, new)])
 
 
-def sections(text: str) -> dict[str, list[str]]:
-    named = (part.split("\n") for part in text.removeprefix("## ").rstrip("\n").split("\n\n## "))
+@contextmanager
+def messages_remembered(title: str, name: str) -> Iterator[None]:
+    "What errors say that pytest.raises meets inside. What they repeat of an error below them is left out: its words are those of others."
+    raises = pytest.raises
+
+    @contextmanager
+    def listening(*args, **kwargs):
+        with raises(*args, **kwargs) as met: yield met
+        if text := message_of(met.value): heard(text)
+
+    told.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pytest, "raises", listening)
+        yield
+    if told: compared(title, name, sorted(told))
+
+
+def message_of(error: BaseException) -> str:
+    text, below = PLACE.sub("FOLDER", str(error)), error
+    while below := below.__cause__ or below.__context__:
+        if not is_ours(below):
+            for part in (PLACE.sub("FOLDER", str(below)), str(getattr(below, "strerror", ""))):
+                if len(part) > 2: text = text.replace(part, "...")
+    if isinstance(error, FloatingPointError): text = NUMBER.sub("#", text)   # of a training: each processor has its own
+    return f"{type(error).__name__}: {text}" if text else ""
+
+
+def heard(text: str) -> None:
+    "A message that no pytest.raises meets: what a command says."
+    text = re.sub(r"[\d.]+ GB are free", "enough GB are free", PLACE.sub("FOLDER", text))          # of a real disk
+    text = re.sub(r"(damaged.*?) \(.*?\)+", r"\1 (...)", text)                                        # in a library's words
+    told.append(re.sub(r"[0-9a-f]{64}", "a fingerprint", text).replace("\n", " / "))
+
+
+def is_ours(error: BaseException) -> bool:
+    "Was it raised by a line of the package?"
+    *_, last = traceback.extract_tb(error.__traceback__) or [None]
+    return last is not None and Path(last.filename).parent.name == "msspose" and last.line.startswith(("raise ", "else: raise ", "if "))
+
+
+@functools.cache
+def sections(file: Path) -> dict[str, list[str]]:
+    if not file.exists(): return {}
+    named = (part.split("\n") for part in file.read_text(encoding="utf-8").removeprefix("=== ").rstrip("\n").split("\n\n=== "))
     return {name: lines for name, *lines in named}
 
 
@@ -59,6 +113,8 @@ def described(thing: object, indent: str = "") -> Iterator[str]:
         case np.ndarray() | torch.Tensor(): yield indent + of_array(thing)
         case Mapping():
             for name, value in thing.items(): yield from named(str(name), value, indent)
+        case list() | tuple() if any(isinstance(value, str) and " " in value for value in thing):   # lines of a text
+            yield from (indent + word(value) for value in thing)
         case list() | tuple() if not all(isinstance(value, (int, float, str)) for value in thing):
             for k, value in enumerate(thing): yield from named(str(k), value, indent)
         case _ if is_dataclass(thing) and getattr(thing, "name", None) is None:

@@ -12,6 +12,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from remembered import as_remembered
 
 from conftest import ROOT
 
@@ -27,12 +28,13 @@ from msspose.ablation import (
     joints_found,
     scheduled,
     smallest_seen,
+    sources_of,
 )
 from msspose.checks import EXERCISES, judge
 from msspose.crops import Loader
 from msspose.data import write_people
 from msspose.evaluation import RULES, Truth, evaluate
-from msspose.people import Batch, People
+from msspose.people import SETS, SPLITS, Batch, People
 from msspose.regression import LADDER
 from msspose.runs import CHECKPOINT
 from msspose.skeleton import MPII
@@ -230,6 +232,12 @@ def test_every_arm_is_trained_and_measured(done):
         assert rows[-1]["pictures"] == 256 and len(rows) == 8
     assert "hourglass" in (folder / "ablation.md").read_text()
     assert Ablation.load(folder / "ablation.json").to_dict() == study.to_dict()
+    assert study.about == {"study": "small", "data": "people:plain", "pictures": 256, "rule": "official",
+                           "torch": torch.__version__.partition("+")[0]}
+    seconds = {name: json.loads(str(np.load(folder / f"{name}-0" / "found.npz")["about"]))["seconds"] for name in ARMS}
+    told = {name: {key: value for key, value in arm.items() if key != "seconds"} for name, arm in study.arms.items()}
+    as_remembered("arms", told | {"of all": json.loads((folder / "study.json").read_text())})
+    assert {name: arm["seconds"] for name, arm in study.arms.items()} == seconds
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch):
@@ -250,6 +258,13 @@ def test_what_does_not_fit_is_said(done, change, message):
     with pytest.raises(ValueError, match=message): ablate(done[0], **given)
 
 
+def test_an_arm_is_measured_on_all_sets_of_people_or_on_those_that_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(SPLITS, "test", 3)
+    for asked, found in (((), list(SETS)), (("crowd", "plain"), ["crowd", "plain"])):
+        painted, sets = sources_of("people:standard", 16, tmp_path, 5, asked)
+        assert len(painted.batch(range(5))) == 5 and list(sets) == found and all(len(people) == 3 for people in sets.values())
+
+
 def test_any_data_set_will_do(tmp_path, monkeypatch):
     monkeypatch.setenv("MSSPOSE_STORES", str(tmp_path / "stores"))
     monkeypatch.setenv("MSSPOSE_DATA", str(tmp_path))             # where every process, also an older one, finds the data
@@ -259,6 +274,7 @@ def test_any_data_set_will_do(tmp_path, monkeypatch):
     assert list(study.found) == ["val"] and study.found["val"].shape == (2, 1, 12)
     rows = [json.loads(row) for row in (tmp_path / "runs" / "masking-0" / "metrics.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == [1, 1, 2, 3] and rows[-1]["pictures"] == 160
+    assert study.about["study"] == "ablation" and study.about["data"] == "few_people"
     with pytest.raises(ValueError, match="sets of generated people"):
         ablate(tmp_path / "more", ARMS, config, 160, 1, ("plain",), progress=False)
 
@@ -330,3 +346,13 @@ def test_index_reports_the_study_that_is_stored():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     said = re.findall(r"[+-]\d\.\d\d \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", text.partition("the paper's ladder")[2].partition("\n")[0])
     assert said == [str(study.difference(before, after, "standard")) for before, after in steps]
+
+
+def test_tables_say_what_they_said():
+    study = made_up()
+    as_remembered("study", study.to_markdown().splitlines())
+    as_remembered("study, one step at a time", study.to_markdown("before").splitlines())
+    as_remembered("study, as numbers", study.to_dict())
+    spread = study.difference("first", "noise", "plain")
+    as_remembered("smallest difference", {f"{seeds} seeds": [smallest_seen(spread, people, seeds) for people in (4, 100, 2000)]
+                                          for seeds in (1, 3, 10)})

@@ -15,6 +15,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from remembered import as_remembered, heard
 
 import msspose
 from msspose import cli, training
@@ -64,7 +65,9 @@ def error_of(result):
     "An error is one line on stderr that starts with the program's name, and a code that is not 0."
     code, _, err = result
     lines = [line for line in err.splitlines() if line.startswith("msspose:")]
-    assert code in (1, 2) and len(lines) == 1 and err.rstrip().endswith(lines[0]) and "Traceback" not in err
+    assert code == (2 if lines[-1].endswith("--help says more") else 1)          # not understood, or not possible
+    assert len(lines) == 1 and err.rstrip().endswith(lines[0]) and "Traceback" not in err
+    heard(lines[0])
     return lines[0]
 
 
@@ -98,6 +101,11 @@ def test_help_of_train_names_every_setting_and_preset_and_fits_a_terminal(msspos
         epochs = config.stage1.epochs + config.stage2.epochs + config.stage3.epochs
         assert [int(row[i]) for i in (1, 2, 3)] == [config.n_stacks, config.width, config.size] and row[4] == config.optimiser
         assert (int(row[5]), row[6]) == ((config.seconds / 60, "minutes") if config.seconds else (epochs, "epochs"))
+
+
+def test_what_help_says_of_presets_and_settings():
+    as_remembered("presets", cli.about_presets().splitlines())
+    as_remembered("settings", cli.about_settings().splitlines())
 
 
 @pytest.mark.parametrize("args, said", [
@@ -281,9 +289,11 @@ def test_evaluate_prints_percentages_as_json(msspose_says, model, monkeypatch):
     monkeypatch.setitem(SPLITS, "val", 20)
     code, out, _ = msspose_says("evaluate", model, "--data", "people:standard", "--rule", "official", "--json")
     report = json.loads(out)
+    as_remembered("evaluate --json", report)
     assert code == 0 and 0 <= report["total"] <= 100 and {"auc", "joints", "groups", "n"} <= set(report) and report["n"] == 20
     code, out, _ = msspose_says("evaluate", model, "--data", "people:standard")
     assert code == 0 and "| Total |" in out.replace("  ", " ")
+    as_remembered("evaluate", out.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +379,9 @@ def test_compare_says_who_is_better(msspose_says, knowing, model, tmp_path, monk
     files = tmp_path / "rough.json", tmp_path / "fine.json"
     code, out, _ = msspose_says("compare", *files, "--data", "people:crowd", "--out", tmp_path / "both")
     assert code == 0 and out.startswith("fine is better than rough: +") and "points of PCKh@0.5, 30 people" in out.splitlines()[0]
+    as_remembered("compare", out.splitlines())
     told = scores(msspose_says("compare", *files, "--data", "people:crowd", "--json"))
+    as_remembered("compare --json", told)
     assert told["line"] == out.splitlines()[0] and told["total"][1] > 0 and told["groups"].keys() >= {"Wrist"}
     assert sorted(file.name for file in (tmp_path / "both").iterdir()) == ["curve.png", "parts.png", "report.json", "report.md"]
     assert msspose_says("compare", *files[::-1], "--data", "people:crowd")[1].startswith("rough is worse than fine: -")
@@ -467,6 +479,7 @@ def test_predict_draws_and_tells_the_joints(msspose_says, model, picture, tmp_pa
     assert before.shape == after.shape and (before != after).any() and list(out.parent.iterdir()) == [out]
     code, told, _ = msspose_says("predict", picture, "--out", tmp_path / "pose.jpg")
     assert code == 0 and told.count("left_wrist") == 1 and told.endswith(f"drawn into {tmp_path / 'pose.jpg'}\n")
+    as_remembered("predict", told.splitlines()[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -581,11 +594,17 @@ def test_export_writes_and_compares(msspose_says, knowing, tmp_path, monkeypatch
     told = json.loads(out)
     assert code == 0 and told["joints"] < 1e-3 and told["count"] == 64 * 16 and told["bytes"] == (tmp_path / "a.onnx").stat().st_size
     assert not told["flip"] and not err
+    megabytes = f"{told['bytes'] / 1e6:.1f} MB"
     assert "ends in .onnx" in error_of(msspose_says("export", "people", "--out", tmp_path / "b.pt"))
     assert "no model here" in error_of(msspose_says("export", tmp_path / "nowhere"))
     monkeypatch.setattr(cli, "compare_onnx", lambda *args: {"joints": 0.2, "confidence": 0, "count": 16, "ties": 0})
     monkeypatch.setattr(cli, "export_onnx", lambda model, file, *_: shutil.copy(tmp_path / "a.onnx", file))    # once is slow enough
     assert "0.2 pixels apart" in error_of(msspose_says("export", "people", "--out", tmp_path / "b.onnx"))
+    monkeypatch.setattr(cli, "compare_onnx", lambda *args: {"joints": 0.001, "confidence": 0, "count": 1024, "ties": 3})
+    code, out, _ = msspose_says("export", "people", "--out", tmp_path / "b.onnx")
+    assert code == 0 and out == (f"{tmp_path / 'b.onnx'}: {megabytes}, squares of 64 pixels, 16 joints of mpii\n"
+                                 "of 1,024 joints the farthest is 1.0e-03 pixels from PyTorch's; 3 were ties\n")
+    (tmp_path / "b.onnx").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 

@@ -25,6 +25,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from remembered import as_remembered
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -1503,3 +1504,18 @@ def test_the_formula_of_the_exercise_is_that_of_augment(made):
     angle, factor = np.radians(30) * (2 * chance[0, 0].item() - 1), 1 + 0.25 * (2 * chance[0, 1].item() - 1)
     seen = wide.visible[0] > 0
     np.testing.assert_allclose(turned(wide.joints[0], 112, 64, angle, factor)[seen], varied.joints[0][seen], atol=1e-3)
+
+
+# all together
+
+def test_crops_and_their_variations_are_what_they_were(made, store):
+    as_remembered("crops", store.batch([0, 4, 8]))
+    wide = store.wide(range(9))
+    as_remembered("variations", {f"{options}": augment(wide, 64, torch.Generator().manual_seed(1), skeleton=LSP, **options)
+                                 for options in ({}, dict(rotation=90, scale=0.1, flip=1, colour=1, translation=0.2))})
+    as_remembered("mirrored", mirror(store.batch([1, 2]), LSP))
+    as_remembered("company", store.company)
+    image, square = read_image(made.paths[0]), ((80.25, 61.5), 97.5)
+    as_remembered("a square of a photograph", {size: crop(image, *square, size) for size in (16, 97, 200)})
+    figure = browse(store, 4)
+    as_remembered("browsed", figure)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mpii_file import rect, release, struct, write_release
 from PIL import Image
+from remembered import as_remembered
 
 from msspose.data import (COLUMNS, LSPET_SPLITS, Annotations, box_in, load_annotations, load_coco, load_flic, load_lsp, load_lspet, located,
                           load_mpii, mpii_square, replacing, save_coco, square_around, square_of, write_people)
@@ -809,3 +810,19 @@ def test_hands_heads_and_feet_fit_into_the_square(real_data):
     assert round(inside(beyond([6, 11], [7, 10], 0.75)), 2) == 0.94
     assert round(inside(beyond([0, 5], [1, 4], 0.3)), 3) == 0.999
     assert inside(beyond([13], [12], 0.15)) == 1
+
+
+# all together
+
+def test_tables_say_what_they_said(tmp_path):
+    a = table_of(5, reference=[10, np.nan, 20, 30, 40], visible=np.arange(70).reshape(5, 14) % 3)
+    assert repr(a) == "Annotations(made: 5 people in 3 pictures, 14 joints of lsp, 46 annotated; reference length known for 4)"
+    as_remembered("a description", str(a.describe()).splitlines())
+    as_remembered("a description, as numbers", a.describe().to_dict())
+    written = save_coco(replace(a, paths=tuple(tmp_path / f"{i}.jpg" for i in range(5))), tmp_path / "made.json")
+    as_remembered("a file of COCO", json.loads(written.read_text()))
+
+
+def test_generated_people_are_written_as_they_were(tmp_path):
+    people = write_people(tmp_path, "crowd", "val", 3, size=32)
+    as_remembered("people as files", replace(people, paths=("a.jpg", "b.jpg", "c.jpg")))

@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 
 from msspose.data import load_flic, load_mpii
 from msspose.evaluation import (
@@ -961,3 +962,22 @@ def test_the_torso_of_flic_is_its_stored_normaliser_in_both_conventions(real_dat
     path = real_data / "flic" / "valid_personcentric.h5"
     with h5py.File(path) as file: joints, stored = file["part"][:], file["normalize"][:]
     assert np.abs(torso_length(joints, np.ones(joints.shape[:2]), FLIC) - stored).max() < 1e-3
+
+
+# --- all together -----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_report_says_what_it_said(rule):
+    predictions, people, _ = in_company(80, 3)
+    predictions[:3, 5], people.reference[7] = math.nan, 0
+    report = evaluate(SimpleNamespace(joints=predictions, confidence=np.random.default_rng(0).random((80, 16))), people, rule)
+    as_remembered(f"{rule}, as text", report.to_markdown(True, 60).splitlines())
+    as_remembered(f"{rule}, as numbers", report.to_dict(True, 60))
+
+
+def test_a_comparison_says_what_it_said():
+    a, b, _, _ = pair(90)
+    for name, other in (("better", b), ("the same", a)):
+        found = compare(a, other, 60, names=("old", "new"))
+        as_remembered(f"comparison, {name}, as text", found.to_markdown().splitlines())
+        as_remembered(f"comparison, {name}, as numbers", found.to_dict())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 
 from msspose.checks import EXERCISES, judge
 from msspose.heatmaps import decode, encode, pyramid, to_image, to_map
@@ -349,3 +350,13 @@ def soft_argmax(heatmaps, beta, over=(2, 3), order=(0, 1), scale=True):
 def test_exercises_tell_wrong_from_right(name, answer, right):
     verdict = judge(EXERCISES[name], answer)
     assert verdict == "right" if right else verdict.startswith("not yet")
+
+
+def test_maps_and_joints_are_what_they_were():
+    generator = torch.Generator().manual_seed(0)
+    joints, visible = 16 * torch.rand(3, 5, 2, generator=generator), torch.randint(0, 3, (3, 5), generator=generator)
+    maps = encode(joints, visible, 16, 1.5)
+    as_remembered("maps", maps)
+    as_remembered("pyramid", {how: pyramid(joints, visible, 16, how=how) for how in ("max", "avg", "render")})
+    noisy = maps + 0.3 * torch.rand(maps.shape, generator=generator)
+    as_remembered("joints", {how: decode(noisy, how) for how in ("argmax", "quarter", "subpixel")})

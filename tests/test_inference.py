@@ -11,6 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from conftest import ROOT
 from PIL import Image
+from remembered import as_remembered
 
 from msspose.checks import EXERCISES, judge
 from msspose.crops import crop
@@ -605,3 +606,25 @@ def test_the_playground_shows_every_scale_of_both_networks():
                    dict(occluder=1.5, hide="right_knee")):
         assert (figure_frame(page["playground"](**change)) != before).any(), change
     assert not plt.get_fignums()
+
+
+# --- all together -----------------------------------------------------------------------------------------------------------------
+
+def test_poses_are_what_they_were(people_model):
+    batch = People("standard", "test", 64).batch(range(6))
+    images = [(image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8) for image in batch.images]
+    boxes = [[(8, 8, 48, 48)], [(0, 0, 64, 64)], [(-5, 3, 60, 50)]] * 2
+    as_remembered("poses", [pose.to_dict() for pose, in people_model(images, boxes)])
+    thresholds = Thresholds((0.95,) * 16, 0.3)
+    again = people_model(images, boxes, conditional=thresholds)
+    as_remembered("asked again", [pose.to_dict() | {"trials": pose.trials} for pose, in again])
+    pose, = people_model(images[0], boxes[0])
+    as_remembered("drawn", draw_poses(images[0], [pose, replace(pose, joints=pose.joints + 9, confidence=pose.confidence - 0.5)]))
+    schemes = testing_schemes(people_model, thresholds, images, boxes)
+    as_remembered("ways of testing", {name: {"joints": joints, "looks": looks} for name, (joints, looks) in schemes.items()})
+
+
+def test_looks_are_fused_as_they_were():
+    looks = torch.rand(2, 7, 3, 16, 16, generator=torch.Generator().manual_seed(0)) ** 3
+    for name, trials in (("trials", TRIALS), ("six scales", SIX_SCALES)):
+        as_remembered(f"fused, {name}", {tau: fuse(looks[:, :len(trials)], trials, tau) for tau in (0.0, 0.95)})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 
 from msspose.checks import EXERCISES, judge
 from msspose.masking import OUTCOMES, Masked, free_background, mask_keypoints, opacity, paste, patch_corner, pick
@@ -504,3 +505,10 @@ def test_points_along_limbs_keep_patches_off_limbs():
     for b, _, s, source, _ in patches(masked):
         inside = ((flat[b] >= torch.tensor(source) - 0.5) & (flat[b] < torch.tensor(source) + s - 0.5)).all(-1)
         assert not inside.any()
+
+
+@pytest.mark.parametrize("onto", ["background", "keypoint"])
+def test_masked_pictures_are_what_they_were(onto):
+    for name, options in (("paper", {}), ("soft", dict(soft=0.25, count=(1, 3), side=(0.3, 0.9), clearance=0.5, reach=5.0))):
+        masked = mask_keypoints(**made_up(7, 12, 9, 2, (40, 60)), generator=seeded(2), probability=0.9, onto=onto, **options)
+        as_remembered(f"{name}, {onto}", vars(masked) | masked.counts)

@@ -25,6 +25,14 @@ def test_what_may_become_of_a_line(line, broken):
     for lines in made: ast.parse("\n".join(lines))
 
 
+def test_who_is_asked_and_in_which_order():
+    asked = mutate.commands("structure", ROOT)
+    assert list(asked) == ["tests", "chapter", "other tests"]
+    assert asked["tests"][-1] == "tests/test_structure.py" and asked["chapter"][-1] == "05_structure and not learner"
+    assert "tests/test_regression.py" in asked["other tests"] and "tests/test_structure.py" not in asked["other tests"]
+    assert "nbs/reference/drawing.ipynb" in mutate.commands("drawing", ROOT)["chapter"][-1]      # no chapter: it runs, and that is all
+
+
 def test_a_line_that_no_test_reads_is_told_from_one_that_is(tmp_path):
     for folder in ("msspose", "tests", "nbs"): (tmp_path / folder).mkdir()
     source = "# File to edit: ../nbs/00_one.ipynb.\ndef double(x):\n    return 2 * x\n\ndef unused(x):\n    return x + 1\n"

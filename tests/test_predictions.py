@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.io
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
+from remembered import as_remembered
 
 from msspose.data import write_people
 from msspose.drawing import CENTRE, LEFT, RIGHT
@@ -338,3 +340,24 @@ def test_a_report_is_kept_with_its_figures(report, tmp_path):
     files = save_comparison(better, {"a": report, "b": report}, tmp_path / "both")
     assert files[0].read_text().startswith("# a and b\n") and json.loads(files[1].read_text())["line"] == str(better)
     assert all(file.exists() for file in files) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_predictions_say_how_many_they_are():
+    people = some(7, data="people:crowd", size=64)
+    lacking = int(np.isnan(people.joints[..., 0]).sum())
+    told = f"Predictions(7 people, {{}}, 16 joints of mpii, {lacking} of them lacking; {{}} confidence)"
+    assert repr(people) == told.format("in order", "with")
+    assert repr(replace(people, confidence=None, ids=np.arange(7))) == told.format("by number", "without")
+
+
+def test_figures_of_a_report_are_what_they_were(report, tmp_path):
+    with plt.rc_context({"figure.dpi": 80}):
+        as_remembered("parts", draw_parts(report, samples=50))
+        as_remembered("curve", draw_curves(report))
+        as_remembered("two curves", draw_curves({"a": report, "b": evaluate(report.evidence.predictions + 9, report.evidence)}))
+        as_remembered("confusion", draw_confusion(report))
+        as_remembered("reliability", draw_reliability(report))
+    files = save_report(report, tmp_path, "demo on people:crowd", samples=50)
+    as_remembered("report", files[0].read_text().splitlines())
+    files = save_comparison(compare(report, report, 50, names=("a", "b")), {"a": report, "b": report}, tmp_path / "both")
+    as_remembered("comparison", files[0].read_text().splitlines())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 
 from msspose.checks import EXERCISES, judge
 from msspose.heatmaps import pyramid, to_map
@@ -533,3 +534,12 @@ def test_the_gradient_of_the_second_network_reaches_the_first_only_end_to_end(en
     network.loss(outputs[-1:], torch.rand(2, 16, 2) * 32, torch.full((2, 16), 2)).backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.mss.parameters()) is end_to_end
     assert all(p.grad is not None for p in network.msr.parameters())
+
+
+def test_answers_and_losses_are_what_they_were():
+    people = People("standard", "val").batch(range(3))
+    for name, switches in LADDER.items():
+        options = {key: value for key, value in switches.items() if key != "masking"}
+        model = PoseNet(MPII, n_stacks=2, width=8, depth=2, **options)
+        with torch.no_grad(): outputs, loss = model(people.images), model.loss(model(people.images), people.joints, people.visible)
+        as_remembered(name, {"answers": outputs, "loss": loss})

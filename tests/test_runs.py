@@ -202,6 +202,12 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     with pytest.raises(OSError, match="cannot write to this output folder"): RunFolder(tmp_path / "file" / "run").__enter__()
 
 
+def test_a_folder_that_fails_without_a_reason_says_what_it_can(tmp_path, monkeypatch):
+    def fails(file): raise OSError("no room in the inn")     # some file systems give no number, and so no text of the system
+    monkeypatch.setattr("msspose.runs.replacing", fails)
+    with pytest.raises(OSError, match="cannot write to this output folder .no room in the inn.; pass"): RunFolder(tmp_path).__enter__()
+
+
 def test_a_damaged_description_is_an_error_with_a_remedy(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.read("config.json") is None

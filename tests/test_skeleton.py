@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from remembered import as_remembered
 
 from msspose.skeleton import COCO, FLIC, LSP, MIDPOINTS, MPII, Skeleton, convert, mirror_pairs, standing
 
@@ -293,3 +294,13 @@ def test_mpii_computed_its_pelvis_and_thorax():
     hips, shoulders = (lsp[:, [LSP.index(f"left_{p}"), LSP.index(f"right_{p}")]].mean(1) for p in ("hip", "shoulder"))
     length, lsp_neck = np.linalg.norm(shoulders - hips, axis=1), np.linalg.norm(lsp[:, LSP.index("upper_neck")] - shoulders, axis=1)
     assert 0.13 < np.median(neck / torso) < 0.145 and 0.145 < np.median(lsp_neck[length > 0] / length[length > 0]) < 0.165
+
+
+@pytest.mark.parametrize("skeleton", [MPII, LSP, FLIC, COCO], ids=lambda s: s.name)
+def test_a_skeleton_is_what_it_was(skeleton):
+    names = skeleton.joints.__getitem__
+    as_remembered(skeleton.name, {
+        "flip": skeleton.flip, "sides": skeleton.sides, "groups": [tuple(map(names, group)) for group in skeleton.groups],
+        "neighbourhoods": [tuple(map(names, group)) for group in skeleton.neighbourhoods], "standing": standing(skeleton, 100),
+        "as others": {other.name: convert(standing(skeleton, 100), np.arange(skeleton.n_joints) % 3, skeleton, other)
+                      for other in (MPII, LSP, FLIC, COCO)}})

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remembered import as_remembered
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from msspose.checks import EXERCISES, judge
@@ -494,3 +495,14 @@ def answer(residuals, groups, alpha, factor=2.0, form=lambda A: A.T @ A, first=1
 def test_exercises_tell_right_from_wrong(name, answer, right):
     verdict = judge(EXERCISES[name], answer)
     assert (verdict == "right") == right and (right or verdict.startswith("not yet"))
+
+
+def test_losses_are_what_they_were():
+    generator = torch.Generator().manual_seed(0)
+    pred = [[torch.randn(2, 16, 8 >> k, 8 >> k, generator=generator, requires_grad=True) for k in range(2)] for _ in range(2)]
+    target = [torch.randn(2, 16, 8 >> k, 8 >> k, generator=generator) for k in range(2)]
+    visible = torch.randint(0, 3, (2, 16), generator=generator)
+    for combine in ("concat", "sum", "max"):
+        for reduction in ("paper", "mean"):
+            loss = multiscale_structure_loss(pred, target, MPII.groups, visible=visible, combine=combine, reduction=reduction)
+            as_remembered(f"{combine}, {reduction}", {"loss": loss.detach(), "gradient": torch.autograd.grad(loss, pred[0][0])[0]})

@@ -261,9 +261,9 @@ def test_loss_of_bf16_maps_is_computed_in_float32():
 maps = [torch.zeros(2, 3, size, size) for size in (8, 4, 2)]
 
 
-def with_nan(k: int, b: int, n: int, value=math.nan) -> list[torch.Tensor]:
+def with_nan(k: int, b: int, n: int, value=math.nan, joints=1) -> list[torch.Tensor]:
     broken = [level.clone() for level in maps]
-    broken[k][b, n, 1, 0] = value
+    broken[k][b, n + 1 - joints:n + 1, 1, 0] = value
     return broken
 
 
@@ -282,6 +282,10 @@ def with_nan(k: int, b: int, n: int, value=math.nan) -> list[torch.Tensor]:
     (([maps], with_nan(1, 1, 2)), "target, scale 1: the map of joint 2 of person 1 holds NaN.*look for NaN in the joints"),
     (([[level * 0 + 1e30 for level in maps]], maps), "the loss is inf though all maps are finite.*lower the learning rate"),
     (([[level[:0] for level in maps]], [level[:0] for level in maps]), "a batch of nobody"),
+    (([[maps[0][:0]]], [maps[0][:0]]), "a batch of nobody"),
+    (([with_nan(0, 0, 2), maps], maps), "of joint 2 of person 0 holds NaN or infinity; the network"),
+    (([with_nan(0, 0, 2, joints=2)], maps), "of joint 1 of person 0 holds NaN or infinity, as does 1 other of that scale; the network"),
+    (([with_nan(0, 1, 2, joints=3)], maps), "of joint 0 of person 1 holds NaN or infinity, as do 2 others of that scale; the network"),
 ])
 def test_wrong_losses_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words): multiscale_loss(*arguments)

@@ -19,13 +19,14 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from kill_training import GOOD, TINY, Together, alike, result, trial, undisturbed
+from remembered import as_remembered
 
 import msspose.training as training
 from msspose.checks import EXERCISES, judge
 from msspose.crops import CropStore
 from msspose.data import load_annotations, write_people
 from msspose.people import People
-from msspose.regression import LADDER
+from msspose.regression import LADDER, PoseNet
 from msspose.runs import BEFORE, BEST, CHECKPOINT, MODEL, RunFolder, load_model, load_tensors, save_tensors
 from msspose.skeleton import LSP, MPII
 from msspose.training import (
@@ -33,6 +34,7 @@ from msspose.training import (
     Memory,
     Objective,
     Stage,
+    StagePlan,
     TrainConfig,
     Training,
     Watcher,
@@ -64,6 +66,10 @@ def weights_of(model) -> dict: return {name: value.clone() for name, value in mo
 def test_overrides_keep_their_types(seed, epochs, bf16, lr):
     config = configure(TrainConfig(), [f"seed={seed}", f"stage1.epochs={epochs}", f"bf16={bf16}", f"stage1.lr={lr!r}"])
     assert config == TrainConfig(seed=seed, bf16=bf16, stage1=Stage(epochs=epochs, lr=lr))
+
+
+@pytest.mark.parametrize("text, value", [("1", True), ("0", False), ("TRUE", True), ("False", False)])
+def test_yes_and_no_can_be_said_in_several_ways(text, value): assert configure(TrainConfig(), [f"bf16={text}"]).bf16 is value
 
 
 @pytest.mark.parametrize("override, said", [
@@ -868,3 +874,43 @@ def test_combined_statistics_are_told_from_the_usual_mistakes(wrong):
     exercise = EXERCISES["combined"]
     assert judge(exercise, exercise.reference) == "right" and judge(exercise, wrong).startswith("not yet")
     assert [judge(EXERCISES["roof_at_384"], value)[:5] for value in (4 / 9, 2 / 3, 2.25)] == ["right", "not y", "not y"]
+
+
+# all together
+
+def test_settings_rates_and_tables_are_what_they_were():
+    as_remembered("presets", {name: training.settings(config) for name, config in PRESETS.items()})
+    as_remembered("rates", {schedule: [learning_rate(p / 10, p, 3e-3, schedule, 4, p // 4) for p in range(11)]
+                            for schedule in ("cosine", "plateau")})
+    memory = Memory(3 * 10 ** 8, 10 ** 7, 9 * 10 ** 9)
+    stages = [StagePlan(n, 10 ** 6 * n, memory, n, 32, 0.5 * n, 40.0 * n, 10_000) for n in (1, 2, 3)]
+    as_remembered("a plan", [*plan_table(stages).splitlines(), f"{memory.most} fit, {memory.step(8)} bytes"])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_measures_what_it_measured(stage):
+    config, batch = replace(TINY, structure_weight=2.0), People("crowd", "val", TINY.size).batch(range(5))
+    network = PoseNet(MPII, **{name: getattr(config, name) for name in training.NETWORK})
+    objective = Objective(network, stage, config)
+    loss = objective(batch.images, batch.joints, batch.visible)
+    loss.backward()
+    slopes = [p.grad.norm() for p in objective.parameters() if p.grad is not None]
+    told = {"loss": loss.detach(), "slopes": len(slopes), "slope": torch.stack(slopes).norm()}
+    as_remembered(f"stage {stage}", told | {"heads": head_sizes(batch, MPII), "masked": masked(batch, MPII, 3)})
+
+
+def test_a_report_says_what_it_said(seen, tmp_path):
+    rows = [{"stage": n, "pictures": 1000 * k, "loss": 9.0 / k, "pck": None if k == 2 else 10.0 * k, "count": 50}
+            for k, n in enumerate((1, 1, 3), 1)]
+    progress = replace(seen.run.progress, seconds=12.0, waited=3.0, skipped=2, history=rows)
+    run = replace(seen.run, folder=tmp_path, progress=progress)
+    drawn = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "_store", lambda figure, file: drawn.update({file.name: figure}))
+        reports = write_report(run, {"plain": open_source("people:plain", "val", TINY.size)})
+    text = (tmp_path / "report.md").read_text()
+    for report in reports.values(): text = text.replace(report.to_markdown(), "the table").replace(f"{report.total:.1f} %", "a number")
+    as_remembered("a report", text.splitlines())
+    as_remembered("curves of a run", {name: figure for name, figure in drawn.items() if name in ("loss.png", "pck.png")})
+    sheets = {name: figure for name, figure in drawn.items() if name in ("predictions.png", "worst.png")}
+    as_remembered("sheets of a run", {name: [*figure.get_size_inches(), len(figure.axes)] for name, figure in sheets.items()})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from remembered import as_remembered
 
 from msspose.inference import Pose, PoseEstimator
 from msspose.skeleton import MPII
@@ -252,3 +253,10 @@ def test_video_poses_are_those_of_the_frames(tmp_path):
 
 def test_imageio_reads_what_is_written(tmp_path):
     for ending in (".gif", ".mp4"): assert iio.imread(written(tmp_path / f"a{ending}", clip())).shape[:3] == (12, 48, 64)
+
+
+def test_people_are_followed_as_they_were():
+    smoother, dice = Smoother(25), np.random.default_rng(0)
+    frames = [[pose(10 + 3 * k + dice.normal(), confidence=dice.random()), pose(90 - 2 * k, box=(60, 0, 50, 90))][:2 - (k == 4)]
+              for k in range(9)]
+    as_remembered("followed", [[one.joints[:2] for one in smoother(poses)] for poses in frames])

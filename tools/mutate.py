@@ -1,14 +1,15 @@
 """Break one line at a time, chosen at random, and see whether a test fails: python tools/mutate.py --lines 2 --seed 0 > mutations.md
 
-Works on a copy. A comparison is turned round, + becomes -, `and` becomes `or`, `not` goes, a number grows by one, True becomes False. First
-the tests of a module run as they are: they pass, and tell how long they may take. Then the module's tests, and where these see nothing its
-chapter."""
+Works on a copy. A comparison is turned round, + becomes -, `and` becomes `or`, `not` goes, a number grows by one, True becomes False. What
+may see it is what make test runs, the nearest first: the tests of the module; where these see nothing its chapter, which is to show what it
+stores; then the tests of other modules that import it. Before, all of them run as they are: they pass, and tell how long they may take."""
 from __future__ import annotations
 
 import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -59,19 +60,24 @@ def with_change(source: str, node: ast.AST, new: str) -> str:
 
 
 def commands(module: str, copy: Path) -> dict[str, list[str]]:
-    "What may see that a module is broken, by name: its tests, then its chapter."
-    found = {}
-    tests = f"tests/test_{module}.py"
-    if (copy / tests).exists(): found["tests"] = ["-m", "pytest", "-x", "-p", "no:cacheprovider", tests]
-    first = (copy / "msspose" / f"{module}.py").read_text(encoding="utf-8").partition("File to edit: ../")[2].split("\n")[0].rstrip(".")
-    found["chapter"] = ["-c", f"from nbdev.test import nbdev_test; nbdev_test({first!r}, n_workers=0)"]
-    return found
+    "What may see that a module is broken, by name, in its order."
+    run, own, pages = ["-m", "pytest", "-x", "-p", "no:cacheprovider"], f"tests/test_{module}.py", "tests/test_lab.py"
+    page = (copy / "msspose" / f"{module}.py").read_text(encoding="utf-8").partition("File to edit: ../")[2].split("\n")[0].rstrip(".")
+    found = {"tests": [*run, own]} if (copy / own).exists() else {}
+    is_chapter = Path(page).name[:2].isdigit() and (copy / pages).exists()
+    found["chapter"] = [*run, pages, "-k", f"{Path(page).stem} and not learner"] if is_chapter else \
+        ["-c", f"from nbdev.test import nbdev_test; nbdev_test({page!r}, n_workers=0)"]
+    uses = re.compile(rf"\bmsspose\.{module}\b|from msspose import [^\n]*\b{module}\b")
+    others = [f"tests/{file.name}" for file in sorted((copy / "tests").glob("test_*.py")) if uses.search(file.read_text(encoding="utf-8"))]
+    others = [file for file in others if file not in (own, pages, "tests/test_repository.py")]   # the last looks at a whole checkout
+    return found | ({"other tests": [*run, *others]} if others else {})
 
 
 def passes(command: list[str], copy: Path, limit: float | None = None) -> bool | None:
     "None: it took longer than the limit."
     # No bytecode: Python tells old from new by size and second, and two broken modules may share both.
-    env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "MSSPOSE_PROGRESS": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "MSSPOSE_PROGRESS": os.devnull, "PYTHONDONTWRITEBYTECODE": "1",
+                        "MSSPOSE_BROWSER": "none", "MSSPOSE_DATA": os.environ.get("MSSPOSE_DATA") or str(ROOT.parent / "shared" / "data")}
     try: return not subprocess.run([sys.executable, *command], cwd=copy, env=env, capture_output=True, timeout=limit).returncode
     except subprocess.TimeoutExpired: return None
 
