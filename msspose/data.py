@@ -766,8 +766,9 @@ def _flic_h5(file: Path, split: str, sides: str) -> dict:
         raise ValueError(f"{file}: person {i}: normalize is {torso[i]:.2f}, no diagonal of the torso; the file is damaged")
     behind = int((~own).sum())
     if sides == "person" and behind:
-        raise ValueError(f"{file}: has the observer's left and right ({behind} people are seen from behind); pass sides='observer', or "
-                         "give the _personcentric file")
+        whose = "1 person is" if behind == 1 else f"{behind:,} people are"
+        raise ValueError(f"{file}: has the observer's left and right ({whose} seen from behind); pass sides='observer', or give the "
+                         "_personcentric file")
     return dict(joints=joints - 1, visible=np.where(seen > 0, 2, 0), picture=_texts(name), center=center - 1, side=200.0 * scale,
                 reference=torso)
 

@@ -533,6 +533,10 @@ def test_flic_in_both_conventions(flic_folder):
     assert len(load_flic(flic_folder)) == 24 and len(load_flic(flic_folder, "val")) == 12 and own.side[0] == 440 and own.center[0, 0] == 239
     with pytest.raises(ValueError, match=r"observer's left and right \(3 people are seen from behind\)"):
         load_flic(flic_folder / "train.h5")
+    with h5py.File(flic_folder / "train.h5", "a") as stored:                                    # those of persons 0, 4, 8
+        for i in (0, 4): stored["part"][i] = stored["part"][i][list(FLIC.flip)]
+    with pytest.raises(ValueError, match=r"observer's left and right \(1 person is seen from behind\)"):
+        load_flic(flic_folder / "train.h5")
     assert len(load_flic(flic_folder / "train.h5", sides="observer")) == 12
     with h5py.File(flic_folder / "train.h5", "a") as stored: stored["normalize"][5] = 1
     with pytest.raises(ValueError, match="person 5: normalize is 1.00, no diagonal of the torso"):
