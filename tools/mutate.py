@@ -2,7 +2,8 @@
 
 Works on a copy. A comparison is turned round, + becomes -, `and` becomes `or`, `not` goes, a number grows by one, True becomes False. What
 may see it is what make test runs, the nearest first: the tests of the module; where these see nothing its chapter, which is to show what it
-stores; then the tests of other modules that import it. Before, all of them run as they are: they pass, and tell how long they may take."""
+stores; then the tests of other modules that import it. Before each of them is first asked it runs with nothing broken: it passes, and tells
+how long it may take."""
 from __future__ import annotations
 
 import argparse
@@ -87,17 +88,21 @@ def mutate(module: str, lines: int, seed: int, copy: Path) -> list[dict]:
     path, rng, rows, limits = copy / "msspose" / f"{module}.py", random.Random(f"{seed} {module}"), [], {}
     source = path.read_text(encoding="utf-8")
     ways, what = mutations(source), commands(module, copy)
-    for name, command in what.items():
+
+    def unbroken(name: str) -> float:
+        "Seconds that its tests may take: far more than they take where nothing is broken."
+        path.write_text(source, encoding="utf-8")
         started = time.monotonic()
-        if not (passes(command, copy) or passes(command, copy)):   # a second time: a busy machine may be too slow for one of them
-            raise SystemExit(f"{module}: its {name} fail before anything is broken: {' '.join(command)}")
-        limits[name] = 60 + 5 * (time.monotonic() - started)
+        if not (passes(what[name], copy) or passes(what[name], copy)):   # a second time: a busy machine may be too slow for one of them
+            raise SystemExit(f"{module}: its {name} fail before anything is broken: {' '.join(what[name])}")
+        return 60 + 5 * (time.monotonic() - started)
+
     try:
         for line in sorted(rng.sample(sorted(ways), min(lines, len(ways)))):
-            node, new = rng.choice(ways[line])
-            path.write_text(broken := with_change(source, node, new), encoding="utf-8")
-            seen = ""
+            broken, seen = with_change(source, *rng.choice(ways[line])), ""
             for name, command in what.items():
+                if name not in limits: limits[name] = unbroken(name)
+                path.write_text(broken, encoding="utf-8")
                 if good := passes(command, copy, limits[name]): continue
                 seen = name if good is False else f"{name}: no end"
                 break
