@@ -159,8 +159,11 @@ def of_figure(figure: Figure) -> Iterator[str]:
 
 
 def of_axes(k: int, ax: Axes) -> Iterator[str]:
-    titles = [ax.get_title(loc=place) for place in ("left", "center", "right")]
-    yield f"axes {k}: {' | '.join(word(text) for text in titles if text)}; x {word(ax.get_xlabel())}; y {word(ax.get_ylabel())}"
+    titles = [(title.get_text(), title.get_fontsize(), title.get_fontweight()) for title in (ax._left_title, ax.title, ax._right_title)]
+    bar = {name: value for name, value in getattr(ax, "_colorbar_info", {}).items() if name in ("shrink", "aspect", "pad")}
+    said = [part for title in titles if title[0] for part in title]
+    yield f"axes {k}: {word(said)}; x {word(ax.get_xlabel())}; y {word(ax.get_ylabel())}"
+    if bar: yield f"  bar of colours {bar}"
     yield (f"  from {word(list(map(float, ax.get_xlim())))} and {word(list(map(float, ax.get_ylim())))}, aspect {word(ax.get_aspect())}, "
            f"{'shown' if ax.axison else 'hidden'}, ticks {len(ax.get_xticks())} {len(ax.get_yticks())}")
     for line in ax.lines:

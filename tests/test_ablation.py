@@ -22,6 +22,7 @@ from msspose.ablation import (
     STUDIES,
     Ablation,
     Difference,
+    Job,
     PaintedPeople,
     ablate,
     difference,
@@ -29,6 +30,7 @@ from msspose.ablation import (
     scheduled,
     smallest_seen,
     sources_of,
+    _seen,
 )
 from msspose.checks import EXERCISES, judge
 from msspose.crops import Loader
@@ -238,6 +240,18 @@ def test_every_arm_is_trained_and_measured(done):
     told = {name: {key: value for key, value in arm.items() if key != "seconds"} for name, arm in study.arms.items()}
     as_remembered("arms", told | {"of all": json.loads((folder / "study.json").read_text())})
     assert {name: arm["seconds"] for name, arm in study.arms.items()} == seconds
+
+
+def test_how_far_a_training_is_can_be_seen_from_outside(done, tmp_path):
+    folder, _ = done
+    job = Job("masking", SMALL, tmp_path, tmp_path, 999)
+    assert _seen(job) == 0                                          # not begun
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert _seen(job) == 0
+    shutil.copy(folder / "masking-0" / "metrics.jsonl", tmp_path)
+    assert _seen(job) == 256                                        # the last row of its log
+    job.scores.touch()
+    assert _seen(job) == 999                                        # done
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch):
