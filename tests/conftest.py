@@ -15,6 +15,7 @@ os.environ["MSSPOSE_STORES"] = tempfile.mkdtemp(prefix="msspose-")   # what a te
 os.environ["MSSPOSE_PROGRESS"] = os.path.join(os.environ["MSSPOSE_STORES"], "progress.txt")   # nor is what it solves
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.pop("MSSPOSE_DATA", "") or ROOT.parent / "shared" / "data")   # of the tests: commands are tried without it
 
 try:
     import hypothesis
@@ -56,6 +57,5 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     "The folder of real photographs and annotations; without it the test is skipped."
-    folder = Path(os.environ.get("MSSPOSE_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir(): pytest.skip(f"no real photographs: MSSPOSE_DATA or {folder.name}/ beside the checkout would name their folder")
-    return folder
+    if not DATA.is_dir(): pytest.skip(f"no real photographs: MSSPOSE_DATA or {DATA.name}/ beside the checkout would name their folder")
+    return DATA

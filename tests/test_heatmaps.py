@@ -1,12 +1,11 @@
 "Heatmaps: properties, edge cases, bad input, and the numbers of decisions.md rows 10 and 25."
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remembered import as_remembered
@@ -14,7 +13,6 @@ from remembered import as_remembered
 from msspose.checks import EXERCISES, judge
 from msspose.heatmaps import decode, encode, pyramid, to_image, to_map
 
-DATA = Path(os.environ.get("MSSPOSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 HOWS = ("argmax", "quarter", "subpixel")
 
 

@@ -1,13 +1,12 @@
 "Skeletons: the tables as data, their mirror images, and conversion against a loop written from the definition."
 import dataclasses
 import json
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,7 +15,6 @@ from remembered import as_remembered
 from msspose.skeleton import COCO, FLIC, LSP, MIDPOINTS, MPII, Skeleton, convert, mirror_pairs, standing
 
 ALL = (MPII, LSP, FLIC, COCO)
-DATA = Path(os.environ.get("MSSPOSE_DATA", Path(__file__).parent.parent.parent / "shared/data"))
 skeletons = st.sampled_from(ALL)
 
 
