@@ -154,7 +154,8 @@ def of_array(array: np.ndarray | torch.Tensor) -> str:
 
 
 def of_figure(figure: Figure) -> Iterator[str]:
-    yield f"figure of {word(figure.get_size_inches().tolist())} inches, {word(figure.dpi)} dpi, {figure.get_suptitle()!r}"
+    yield f"figure of {word(figure.get_size_inches().tolist())} inches, {word(figure.dpi)} dpi"
+    if title := figure._suptitle: yield f"  {title.get_text()!r} {word(title.get_fontsize())} {title.get_fontweight()}"
     for k, ax in enumerate(figure.axes): yield from (f"  {line}" for line in of_axes(k, ax))
 
 

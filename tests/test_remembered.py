@@ -24,6 +24,7 @@ def figure(**changes) -> Figure:
     ax.scatter([1], [4], s=changes.get("s", 20))
     ax.text(1, 4, changes.get("text", "here"), fontsize=9)
     ax.set_title("a title", fontsize=changes.get("fontsize", 10))
+    shown.suptitle("a title above", fontsize=changes.get("larger", 12))
     plt.close(shown)
     return shown
 
@@ -40,7 +41,8 @@ def test_what_differs_and_what_does_not(a, b, same):
     assert one and (len(one) == len(other) and all(map(alike, one, other))) == same
 
 
-OTHERWISE = [{"end": 7}, {"color": "#0072b3"}, {"width": 3}, {"s": 21}, {"text": "there"}, {"fontsize": 11}, {"size": (3, 3)}]
+OTHERWISE = [{"end": 7}, {"color": "#0072b3"}, {"width": 3}, {"s": 21}, {"text": "there"}, {"fontsize": 11}, {"larger": 13},
+             {"size": (3, 3)}]
 
 
 @pytest.mark.parametrize("change", OTHERWISE, ids=lambda change: next(iter(change)))
@@ -49,6 +51,7 @@ def test_a_figure_that_is_drawn_otherwise_is_another(change): assert list(descri
 
 def test_the_file_holds_what_is_stored_and_a_difference_names_both(tmp_path, monkeypatch):
     monkeypatch.setattr(remembered, "FOLDER", tmp_path / "kept")
+    monkeypatch.delenv("MSSPOSE_REMEMBER", raising=False)
     with pytest.raises(AssertionError, match="numbers is not in remembered.txt"): as_remembered("numbers", [1, 2])
     monkeypatch.setenv("MSSPOSE_REMEMBER", "1")
     for name, thing in (("numbers", [1, 2]), ("a text", ["# title", "", "two words"])): as_remembered(name, thing)
