@@ -37,6 +37,13 @@ def pytest_runtest_setup(item):
         frozen[0] = len(sys.modules)
 
 
+PLACES = {}   # where the tests of this session write: messages are kept without it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def place(tmp_path_factory): PLACES["session"] = tmp_path_factory.getbasetemp()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem):
     "What the package's errors say stays what it is. Left out: values that are made up anew, and real data, which are not ours to keep."

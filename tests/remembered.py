@@ -16,15 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import PLACES, ROOT
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parent / "remembered"
+FOLDER = ROOT / "tests" / "remembered"
 NUMBER = re.compile(r"(?<![\w#.])-?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf)(?![\w.])")
-TMP, HOME = re.escape(tempfile.gettempdir()), re.escape(str(FOLDER.parents[1]))
-PLACE = re.compile(rf"{TMP}/(?:pytest-of-\w+/pytest-\d+/(?:popen-gw\d+/)?[\w-]+|msspose-\w+|tmp\w+)|{HOME}")
 told = []  # messages of the test that runs
 FEW = 12   # values that are written one by one
 
@@ -65,11 +64,17 @@ def messages_remembered(title: str, name: str) -> Iterator[None]:
     if told: compared(title, name, sorted(told))
 
 
+def without_places(text: str) -> str:
+    "A folder of a test, one of the session, and the checkout are all FOLDER."
+    session, home, stores = (re.escape(str(folder)) for folder in (PLACES["session"], ROOT, os.environ["MSSPOSE_STORES"]))
+    return re.sub(rf"{session}/[\w-]+|{stores}|{re.escape(tempfile.gettempdir())}/tmp\w+|{home}", "FOLDER", text)
+
+
 def message_of(error: BaseException) -> str:
-    text, below = PLACE.sub("FOLDER", str(error)), error
+    text, below = without_places(str(error)), error
     while below := below.__cause__ or below.__context__:
         if not is_ours(below):
-            for part in (PLACE.sub("FOLDER", str(below)), str(getattr(below, "strerror", ""))):
+            for part in (without_places(str(below)), str(getattr(below, "strerror", ""))):
                 if len(part) > 2: text = text.replace(part, "...")
     if isinstance(error, FloatingPointError): text = NUMBER.sub("#", text)   # of a training: each processor has its own
     return f"{type(error).__name__}: {text}" if text else ""
@@ -77,8 +82,9 @@ def message_of(error: BaseException) -> str:
 
 def heard(text: str) -> None:
     "A message that no pytest.raises meets: what a command says."
-    text = re.sub(r"[\d.]+ GB are free", "enough GB are free", PLACE.sub("FOLDER", text))          # of a real disk
+    text = re.sub(r"[\d.]+ GB are free", "enough GB are free", without_places(text))          # of a real disk
     text = re.sub(r"(damaged.*?) \(.*?\)+", r"\1 (...)", text)                                        # in a library's words
+    text = re.sub(r"choose auto(?: or \w+)+", "choose one that is here", text)                         # a device of this machine
     told.append(re.sub(r"[0-9a-f]{64}", "a fingerprint", text).replace("\n", " / "))
 
 
